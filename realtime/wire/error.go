@@ -1,0 +1,155 @@
+package wire
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// ErrUnknownRoom is what a store answers for a room that does not exist.
+var ErrUnknownRoom = errors.New("unknown room")
+
+// Error is a refusal with its code: the body of a Nack, the error message of a socket, and the
+// error of an HTTP answer. A store returns one for a batch that it refuses.
+type Error struct {
+	Code Code `json:"code"`
+	// Op is the operation that it is about, if it is about one.
+	Op        *moveop.Timestamp `json:"op,omitempty"`
+	Retryable bool              `json:"retryable"`
+	Message   string            `json:"message"`
+	// ServerTime is the server's Unix time in milliseconds, on every Nack. With CodeClockSkew it is
+	// what the sender sets its clock by.
+	ServerTime int64 `json:"server_time,omitempty"`
+}
+
+// NewError returns an Error that is retryable if its code is.
+func NewError(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Retryable: code.Retryable(), Message: fmt.Sprintf(format, args...)}
+}
+
+// OpError returns an Error about one operation.
+func OpError(code Code, op moveop.Timestamp, format string, args ...any) *Error {
+	e := NewError(code, format, args...)
+	e.Op = &op
+	return e
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if e.Op != nil {
+		return fmt.Sprintf("%s: op %s: %s", e.Code, e.Op, e.Message)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+// Type implements Message: an Error is the message "error".
+func (*Error) Type() string { return "error" }
+
+// AsError returns the Error in err's chain. ErrUnknownRoom becomes the error of UnknownRoom; any
+// other error is CodeInternal, without its text, which is the server's own business.
+func AsError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	if errors.Is(err, ErrUnknownRoom) {
+		return UnknownRoom()
+	}
+	return NewError(CodeInternal, "internal error")
+}
+
+// UnknownRoom is the answer (404) for a room that does not exist and for one that the token may not
+// see: the two must not be told apart, so both say forbidden.
+func UnknownRoom() *Error {
+	return NewError(CodeForbidden, "there is no such room, or the token may not see it")
+}
+
+// httpError is the body of an HTTP answer that is neither ack nor nack.
+type httpError struct {
+	Error struct {
+		Code      Code   `json:"code"`
+		Message   string `json:"message"`
+		Retryable bool   `json:"retryable"`
+	} `json:"error"`
+}
+
+// WriteError answers an HTTP request with e. A retryable error carries Retry-After.
+func WriteError(w http.ResponseWriter, status int, e *Error) {
+	var body httpError
+	body.Error.Code, body.Error.Message, body.Error.Retryable = e.Code, e.Message, e.Retryable
+	w.Header().Set("Content-Type", "application/json")
+	if e.Retryable {
+		w.Header().Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell
+}
+
+// ReadError returns the Error in the body of an HTTP answer outside 2xx, nack or not. It reads at
+// most 64 KiB of it. A body that is none (a proxy's page) gives an Error by the status alone.
+func ReadError(resp *http.Response) *Error {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	var body httpError
+	if json.Unmarshal(text, &body) == nil && body.Error.Code != "" {
+		b := body.Error
+		return &Error{Code: b.Code, Message: b.Message, Retryable: b.Retryable}
+	}
+	if msg, err := JSON.Decode(text); err == nil {
+		if nack, ok := msg.(Nack); ok {
+			return &nack.Error
+		}
+	}
+	return &Error{
+		Code:      codeOfStatus(resp.StatusCode),
+		Retryable: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests,
+		Message:   "http status " + strconv.Itoa(resp.StatusCode),
+	}
+}
+
+func codeOfStatus(status int) Code {
+	switch status {
+	case http.StatusUnauthorized:
+		return CodeUnauthorized
+	case http.StatusForbidden, http.StatusNotFound:
+		return CodeForbidden
+	case http.StatusGone:
+		return CodeCompacted
+	case http.StatusRequestEntityTooLarge:
+		return CodeTooLarge
+	case http.StatusTooManyRequests:
+		return CodeRateLimited
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return CodeBusy
+	}
+	if status >= 500 {
+		return CodeInternal
+	}
+	return CodeBadRequest
+}
+
+// restart is the reason of a close with CloseRestart.
+type restart struct {
+	Reason       string `json:"reason"`
+	RetryAfterMS int64  `json:"retry_after_ms"`
+}
+
+// RestartReason is the reason text of a CloseRestart: JSON with the delay after which to reconnect,
+// to which the client adds jitter.
+func RestartReason(delay time.Duration) string {
+	text, _ := json.Marshal(restart{"restart", delay.Milliseconds()}) // cannot fail: a string and a number
+	return string(text)
+}
+
+// ParseRestartReason returns the delay in a RestartReason; ok is false for any other text.
+func ParseRestartReason(reason string) (delay time.Duration, ok bool) {
+	var r restart
+	if json.Unmarshal([]byte(reason), &r) != nil || r.Reason != "restart" || r.RetryAfterMS < 0 {
+		return 0, false
+	}
+	return time.Duration(min(r.RetryAfterMS, int64(time.Hour/time.Millisecond))) * time.Millisecond, true
+}

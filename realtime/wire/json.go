@@ -1,0 +1,229 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// Subprotocols of the WebSocket, in the order in which the Go client offers them.
+const (
+	SubprotocolBinary = "canopy.v1.bin"
+	SubprotocolJSON   = "canopy.v1.json"
+)
+
+// Codec is one form of the messages. Implementations are stateless.
+type Codec interface {
+	// Subprotocol is the name under which the form is negotiated.
+	Subprotocol() string
+	// Binary reports whether messages travel in binary frames rather than text frames.
+	Binary() bool
+	// Encode returns one frame. It fails only for a message that cannot be put in words, such as an op
+	// of an unknown kind.
+	Encode(msg Message) ([]byte, error)
+	// Decode reads one frame. Its error is always an *Error, CodeBadRequest or CodeInvalidOp. Where
+	// the frame is a push of which the id could be read, the message is a Push with just that id, so
+	// that the sender can be answered with a Nack; with any other error it is nil.
+	Decode(frame []byte) (Message, error)
+}
+
+// JSON is the codec of canopy.v1.json.
+var JSON Codec = jsonCodec{}
+
+type jsonCodec struct{}
+
+func (jsonCodec) Subprotocol() string { return SubprotocolJSON }
+
+func (jsonCodec) Binary() bool { return false }
+
+func (jsonCodec) Encode(msg Message) ([]byte, error) {
+	body, err := json.Marshal(msg)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", msg.Type(), err)
+	}
+	frame := make([]byte, 0, len(body)+24)
+	frame = append(append(append(frame, `{"type":"`...), msg.Type()...), '"')
+	if len(body) > len("{}") {
+		frame = append(frame, ',')
+	}
+	return append(frame, body[1:]...), nil
+}
+
+func (jsonCodec) Decode(frame []byte) (Message, error) {
+	kind, err := peekType(frame)
+	if err != nil {
+		return nil, err
+	}
+	return decodeBody(kind, frame)
+}
+
+// peekType finds a message's type: at the front, where encoders usually put it, or by a full parse.
+func peekType(frame []byte) (string, error) {
+	const prefix = `{"type":"`
+	if rest, ok := bytes.CutPrefix(frame, []byte(prefix)); ok {
+		if i := bytes.IndexByte(rest, '"'); i >= 0 && i <= 16 {
+			return string(rest[:i]), nil
+		}
+	}
+	var head struct {
+		Type *string `json:"type"`
+	}
+	if err := json.Unmarshal(frame, &head); err != nil {
+		return "", malformed(err)
+	}
+	if head.Type == nil {
+		return "", NewError(CodeBadRequest, "the message has no type")
+	}
+	return *head.Type, nil
+}
+
+func malformed(err error) *Error {
+	return NewError(CodeBadRequest, "malformed message: %.200s", err.Error())
+}
+
+// decoders maps a message's name to the reader of its JSON body.
+var decoders = map[string]func(body []byte) (Message, error){
+	"hello":       decodeAs[Hello],
+	"welcome":     decodeAs[Welcome],
+	"resync":      decodeAs[Resync],
+	"ops":         decodeAs[Ops],
+	"push":        decodePush,
+	"ack":         decodeAs[Ack],
+	"nack":        decodeAs[Nack],
+	"pull":        decodeAs[Pull],
+	"head":        decodeAs[Head],
+	"presence":    decodeAs[Presence],
+	"connections": decodeAs[Connections],
+	"ping":        decodeAs[Ping],
+	"status":      decodeAs[ServerStatus],
+	"auth":        decodeAs[Auth],
+	"error":       decodeErrorMessage,
+}
+
+func decodeBody(kind string, body []byte) (Message, error) {
+	decode, ok := decoders[kind]
+	if !ok {
+		return nil, NewError(CodeBadRequest, "unknown message type %.40q", kind)
+	}
+	return decode(body)
+}
+
+func decodeAs[M Message](body []byte) (Message, error) {
+	var msg M
+	if err := json.Unmarshal(body, &msg); err != nil {
+		return nil, malformed(err)
+	}
+	return msg, nil
+}
+
+func decodeErrorMessage(body []byte) (Message, error) {
+	var msg Error
+	if err := json.Unmarshal(body, &msg); err != nil {
+		return nil, malformed(err)
+	}
+	return &msg, nil
+}
+
+// pushJSON keeps the ops raw, so that a bad one is told from a bad message.
+type pushJSON struct {
+	ID      string            `json:"id"`
+	Replica *moveop.ReplicaID `json:"replica"` // of POST …/ops only
+	Ops     []json.RawMessage `json:"ops"`
+}
+
+func decodePush(body []byte) (Message, error) {
+	var raw pushJSON
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return nil, malformed(err)
+	}
+	if err := checkPushID(raw.ID); err != nil {
+		return nil, err
+	}
+	ops, err := decodeOps(raw.Ops)
+	return Push{ID: raw.ID, Ops: ops}, err
+}
+
+// maxPushID bounds what an ack has to carry back, in bytes.
+const maxPushID = 128
+
+func checkPushID(id string) error {
+	if len(id) > maxPushID {
+		return NewError(CodeBadRequest, "the push id has %d bytes, the limit is %d", len(id), maxPushID)
+	}
+	return nil
+}
+
+func decodeOps(raw []json.RawMessage) ([]moveop.Op, error) {
+	ops := make([]moveop.Op, len(raw))
+	for i, text := range raw {
+		if err := ops[i].UnmarshalJSON(text); err != nil {
+			return nil, badOp(text, err)
+		}
+	}
+	return ops, nil
+}
+
+// badOp names the op by its timestamp where that much of it can be read.
+func badOp(text []byte, err error) *Error {
+	e := NewError(CodeInvalidOp, "%.300s", err.Error())
+	var id struct {
+		TS *moveop.Timestamp `json:"ts"`
+	}
+	if json.Unmarshal(text, &id) == nil {
+		e.Op = id.TS
+	}
+	return e
+}
+
+// DecodePushRequest reads the body of POST …/ops. Its error is an *Error, as in Codec.Decode.
+func DecodePushRequest(body []byte) (PushRequest, error) {
+	var raw pushJSON
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return PushRequest{}, malformed(err)
+	}
+	if err := checkPushID(raw.ID); err != nil {
+		return PushRequest{}, err
+	}
+	if raw.Replica == nil {
+		return PushRequest{ID: raw.ID}, NewError(CodeBadRequest, "replica is required")
+	}
+	ops, err := decodeOps(raw.Ops)
+	return PushRequest{ID: raw.ID, Replica: *raw.Replica, Ops: ops}, err
+}
+
+// presenceJSON has pointers to tell the two directions apart.
+type presenceJSON struct {
+	State   *json.RawMessage                     `json:"state,omitempty"`
+	Updates map[moveop.ReplicaID]json.RawMessage `json:"updates,omitempty"`
+}
+
+var null = json.RawMessage("null")
+
+// MarshalJSON writes updates where there are any, else the state.
+func (p Presence) MarshalJSON() ([]byte, error) {
+	if p.Updates != nil {
+		return json.Marshal(struct {
+			Updates map[moveop.ReplicaID]json.RawMessage `json:"updates"`
+		}{p.Updates})
+	}
+	state := p.State
+	if state == nil {
+		state = null
+	}
+	return json.Marshal(presenceJSON{State: &state})
+}
+
+// UnmarshalJSON reads either direction. A state of null is left nil.
+func (p *Presence) UnmarshalJSON(text []byte) error {
+	var j presenceJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*p = Presence{Updates: j.Updates}
+	if j.State != nil && !bytes.Equal(*j.State, null) {
+		p.State = *j.State
+	}
+	return nil
+}
