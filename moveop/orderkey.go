@@ -1,4 +1,405 @@
 package moveop
 
-// ValidateOrderKey is completed by its own change.
-func ValidateOrderKey(key string) error { return nil }
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/big"
+	"strings"
+)
+
+// Order keys
+//
+// A key is a number in the classic base-62 scheme of fractional indexing: an integer, whose first
+// letter says how many digits follow ('a' one to 'z' twenty-six for the integers from 0 up, 'Z' one
+// to 'A' twenty-six for those below), then digits of a fraction that does not end in '0'. The digits
+// are 0-9A-Za-z, so byte order is numeric order. That is all that ValidateOrderKey asks and all that
+// keys of other implementations have in common.
+//
+// Which of the many keys between two others is taken decides how fast keys grow. Halving the gap
+// costs a bit an insert: typing a thousand lines at one spot would use the cap up. So the keys made
+// here have a structure inside the fraction too: it is a sequence of components, each an integer in
+// the same self-delimiting form. A new key goes to the outermost component where there is room, a
+// random step beside its neighbour; where there is none, it opens a component below its left-hand
+// neighbour. Inserting again and again at one spot, in either direction, then costs O(log n) digits;
+// only changing the direction all the time still costs bits (about 3 digits for 7 inserts), which is
+// what KeysAfter is for.
+//
+// A fraction from elsewhere need not have that structure, but it can be read as if it had: a
+// component that is cut short is filled up with zeros, and a digit as a head stands for itself,
+// below all letters. Read so, comparing component by component is comparing bytes.
+
+// MaxOrderKeyBytes is the longest order key that replicas and the server accept.
+const MaxOrderKeyBytes = 255
+
+// ErrNoRoom is wrapped where no key fits: the neighbours are equal or in the wrong order, or the key
+// would be longer than MaxOrderKeyBytes. KeysAfter makes room by re-keying right-hand siblings.
+var ErrNoRoom = errors.New("no room between order keys")
+
+const (
+	orderDigits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	orderBase   = int64(len(orderDigits))
+
+	// maxHeadDigits is how many digits the heads 'A' and 'z' announce.
+	maxHeadDigits = 26
+)
+
+// jitter says how the component that tells concurrent keys apart is drawn.
+type jitter struct {
+	span  int64 // steps are drawn from 1 to span
+	least int64 // a gap of fewer integers is too narrow: go one component deeper
+}
+
+// Two replicas that insert at the same place at the same time get the same key about once in span
+// (at worst, in least/2) times. For one key that is harmless, since siblings are ordered by (key,
+// node); for runs it would shuffle them together, so they draw from far more.
+var (
+	keyJitter = jitter{span: 62 * 62, least: 62}
+	runJitter = jitter{span: 62 * 62 * 62 * 62, least: 62 * 62 * 62 * 62}
+)
+
+// ValidateOrderKey checks that key is a canonical order key of at most MaxOrderKeyBytes. The error
+// wraps ErrInvalidOp.
+func ValidateOrderKey(key string) error {
+	if key == "" {
+		return invalid("the order key is empty")
+	}
+	if len(key) > MaxOrderKeyBytes {
+		return invalid("the order key has %d bytes, the limit is %d", len(key), MaxOrderKeyBytes)
+	}
+	for i := range len(key) {
+		if !isOrderDigit(key[i]) {
+			return invalid("the order key %q has a byte that is not in 0-9A-Za-z", key)
+		}
+	}
+	n := 1 + headDigits(key[0])
+	switch {
+	case n == 1:
+		return invalid("the order key %q does not begin with a letter", key)
+	case len(key) < n:
+		return invalid("the order key %q is shorter than the %d bytes that its head announces", key, n)
+	case len(key) > n && key[len(key)-1] == '0':
+		return invalid("the fraction of the order key %q ends in 0", key)
+	case key[0] == 'A' && strings.Trim(key[1:], "0") == "":
+		return invalid("the order key %q is the reserved smallest integer", key)
+	}
+	return nil
+}
+
+// KeyBetween returns a random key strictly between a and b; "" stands for an open end. The error
+// wraps ErrNoRoom, ErrInvalidOp (a or b is no order key), or is that of random.
+func KeyBetween(a, b string, random io.Reader) (string, error) {
+	if err := checkNeighbours(a, b); err != nil {
+		return "", err
+	}
+	key, err := place(a, b, keyJitter, random)
+	if err != nil {
+		return "", err
+	}
+	if err := checkLength(len(key)); err != nil {
+		return "", err
+	}
+	return key, nil
+}
+
+// KeysBetween returns n ascending keys strictly between a and b; "" stands for an open end. They
+// share one random prefix that nothing else has, so that a run stays together whatever others insert
+// at the same place at the same time. The error is as for KeyBetween.
+func KeysBetween(a, b string, n int, random io.Reader) ([]string, error) {
+	if n == 1 {
+		key, err := KeyBetween(a, b, random)
+		if err != nil {
+			return nil, err
+		}
+		return []string{key}, nil
+	}
+	if err := checkNeighbours(a, b); err != nil || n <= 0 {
+		return nil, err
+	}
+	prefix, err := place(a, b, runJitter, random)
+	if err != nil {
+		return nil, err
+	}
+	keys := run(prefix, n)
+	if err := checkLength(longest(keys)); err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+// KeysAfter returns keys for n new siblings right behind left, however little room there is. Right
+// yields the order keys of the siblings behind them in sibling order; it is read only as far as
+// needed. Where there is no room (left and the first of right are equal, or the keys would be too
+// long), the first len(rekeyed) of right get new keys too, rekeyed[i] for the i-th: move them in the
+// same batch.
+//
+// A key may be left that has no room behind it at all, though only one made on purpose ('z' 255
+// times): then the error wraps ErrNoRoom, and all siblings need new keys, KeysBetween("", "", n).
+func KeysAfter(left string, right iter.Seq[string], n int, random io.Reader) (keys, rekeyed []string, err error) {
+	next, stop := iter.Pull(right)
+	defer stop()
+	bound, more := next()
+	for moved, want := 0, 1; ; want *= 2 {
+		keys, err = KeysBetween(left, bound, n+moved, random)
+		switch {
+		case err == nil && (moved == 0 || !more || longest(keys) <= rekeyedBytes):
+			return keys[:n:n], keys[n:], nil
+		case err != nil && (!more || !errors.Is(err, ErrNoRoom)):
+			return nil, nil, err
+		}
+		for ; more && moved < want; moved++ {
+			bound, more = next()
+		}
+	}
+}
+
+// rekeyedBytes is the longest key that KeysAfter contents itself with before it moves on to the next
+// sibling: leaving no room would mean to re-key again at the next insert.
+const rekeyedBytes = MaxOrderKeyBytes / 2
+
+func longest(keys []string) int {
+	// Members of a run get longer towards both ends.
+	return max(len(keys[0]), len(keys[len(keys)-1]))
+}
+
+// run returns n keys below prefix: the integers around zero, but for those that end in '0'.
+func run(prefix string, n int) []string {
+	keys := make([]string, 0, n)
+	half := int64(n / 2)
+	for v := -half - half/(orderBase-1); len(keys) < n; v++ {
+		if text, _ := encodeComponent(big.NewInt(v), false); text[len(text)-1] != '0' {
+			keys = append(keys, prefix+text)
+		}
+	}
+	return keys
+}
+
+func checkNeighbours(a, b string) error {
+	for _, key := range []string{a, b} {
+		if key == "" {
+			continue
+		}
+		if err := ValidateOrderKey(key); err != nil {
+			return err
+		}
+	}
+	if a != "" && b != "" && a >= b {
+		return fmt.Errorf("%w: %q and %q", ErrNoRoom, a, b)
+	}
+	return nil
+}
+
+func checkLength(n int) error {
+	if n > MaxOrderKeyBytes {
+		return fmt.Errorf("%w: the key would have %d bytes, the limit is %d", ErrNoRoom, n, MaxOrderKeyBytes)
+	}
+	return nil
+}
+
+// place returns a key between a and b, a < b, that ends with a random component. It has the fewest
+// components that leave enough to draw from.
+func place(a, b string, j jitter, random io.Reader) (string, error) {
+	var prefix strings.Builder
+	for top := true; ; top = false {
+		left, right := splitComponent(a), splitComponent(b)
+		if a != "" && b != "" && left.value.Cmp(right.value) == 0 {
+			prefix.WriteString(left.text)
+			a, b = left.rest, right.rest
+			continue
+		}
+		text, err := j.draw(left.value, right.value, top, random)
+		if err != nil {
+			return "", err
+		}
+		if text != "" {
+			return prefix.String() + text, nil
+		}
+		// Too narrow here: go below a component from [left, right), where the upper end is open …
+		if a != "" {
+			prefix.WriteString(left.text)
+			a, b = left.rest, ""
+			continue
+		}
+		below, ok := encodeComponent(new(big.Int).Sub(right.value, big.NewInt(1)), top)
+		if ok {
+			prefix.WriteString(below)
+			a, b = "", ""
+			continue
+		}
+		// … or, where right is the smallest component there is, below right. It never ends a key.
+		prefix.WriteString(right.text)
+		b = right.rest
+	}
+}
+
+// draw returns a random component between left and right, nil standing for an open end, or "" where
+// there are too few to draw from. It does not end in '0', so that it may end a key.
+func (j jitter) draw(left, right *big.Int, top bool, random io.Reader) (string, error) {
+	first, size := j.choices(left, right)
+	if size == 0 {
+		return "", nil
+	}
+	r, err := randomBelow(size, random)
+	if err != nil {
+		return "", err
+	}
+	text, ok := encodeComponent(new(big.Int).Add(first, big.NewInt(r)), top)
+	if ok && text[len(text)-1] == '0' {
+		if r++; r == size {
+			r -= 2
+		}
+		text, ok = encodeComponent(first.Add(first, big.NewInt(r)), top)
+	}
+	if !ok { // past the greatest or the smallest integer
+		return "", nil
+	}
+	return text, nil
+}
+
+// choices returns the size consecutive integers to draw from, none where the gap is too narrow. They
+// are near zero where possible, because those are short; else a step to the right of left, because
+// that is how people type, and to the left of right where left is open; in a gap narrower than a
+// step, its middle half.
+func (j jitter) choices(left, right *big.Int) (first *big.Int, size int64) {
+	span, one := big.NewInt(j.span), big.NewInt(1)
+	minusSpan := new(big.Int).Neg(span)
+	if (left == nil || left.Cmp(minusSpan) < 0) && (right == nil || right.Cmp(span) > 0) {
+		return minusSpan, 2*j.span + 1
+	}
+	if left == nil {
+		return new(big.Int).Sub(right, span), j.span
+	}
+	first = new(big.Int).Add(left, one)
+	if right == nil {
+		return first, j.span
+	}
+	gap := new(big.Int).Sub(right, first)
+	switch {
+	case gap.Cmp(span) > 0:
+		return first, j.span
+	case gap.Int64() < j.least:
+		return nil, 0
+	}
+	n := gap.Int64()
+	return first.Add(first, big.NewInt(n/4)), n - n/2
+}
+
+// randomBelow draws from [0, n). Its bias is below n/2^64.
+func randomBelow(n int64, random io.Reader) (int64, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return 0, fmt.Errorf("draw an order key: %w", err)
+	}
+	return int64(binary.BigEndian.Uint64(b[:]) % uint64(n)), nil
+}
+
+// component is a self-delimiting integer at the beginning of a (part of a) key.
+type component struct {
+	text  string   // in full, with zeros where the key is cut short
+	value *big.Int // nil where there is no component: an open end
+	rest  string
+}
+
+// splitComponent splits off the first component of s, which consists of order digits.
+func splitComponent(s string) component {
+	if s == "" {
+		return component{}
+	}
+	n := 1 + headDigits(s[0])
+	if n > len(s) {
+		s += strings.Repeat("0", n-len(s))
+	}
+	return component{text: s[:n], value: decodeComponent(s[:n]), rest: s[n:]}
+}
+
+// Integers from 0 up are written with heads from 'a' (one digit) to 'z' (twenty-six), shortest first.
+// A negative one is the complement of -1 less itself: heads 'Z' down to 'A', all digits complemented.
+// Ten more below stand for the heads '9' down to '0', which have no digits.
+
+// decodeComponent returns the integer that text, a full component, stands for.
+func decodeComponent(text string) *big.Int {
+	negative := text[0] < 'a'
+	k := headDigits(text[0])
+	v, base := new(big.Int), big.NewInt(orderBase)
+	for i := 1; i <= k; i++ {
+		d := int64(digitValue(text[i]))
+		if negative {
+			d = orderBase - 1 - d
+		}
+		if i < k {
+			d++ // counts the integers with fewer digits
+		}
+		v.Add(v.Mul(v, base), big.NewInt(d))
+	}
+	if k == 0 {
+		v.Add(decodeComponent("z"+strings.Repeat("z", maxHeadDigits)), big.NewInt(1+int64('9'-text[0])))
+	}
+	if negative {
+		v.Not(v)
+	}
+	return v
+}
+
+// encodeComponent is the inverse of decodeComponent; ok is false where v has no component. At the
+// top of a key, where a head must be a letter, the lowest ten have none.
+func encodeComponent(v *big.Int, top bool) (text string, ok bool) {
+	negative := v.Sign() < 0
+	rest := new(big.Int).Set(v)
+	if negative {
+		rest.Not(rest)
+	}
+	base, count := big.NewInt(orderBase), big.NewInt(orderBase)
+	k := 1
+	for ; k <= maxHeadDigits && rest.Cmp(count) >= 0; k++ {
+		rest.Sub(rest, count)
+		count = new(big.Int).Mul(count, base)
+	}
+	if k > maxHeadDigits {
+		if !negative || top || rest.Cmp(big.NewInt(9)) > 0 {
+			return "", false
+		}
+		return string(orderDigits[9-rest.Int64()]), true
+	}
+	out := make([]byte, 1+k)
+	out[0] = byte('a' + k - 1)
+	if negative {
+		out[0] = byte('Z' - k + 1)
+	}
+	digit := new(big.Int)
+	for i := k; i >= 1; i-- {
+		rest.QuoRem(rest, base, digit)
+		d := digit.Int64()
+		if negative {
+			d = orderBase - 1 - d
+		}
+		out[i] = orderDigits[d]
+	}
+	return string(out), true
+}
+
+// headDigits returns how many digits follow a head; a digit as a head stands alone.
+func headDigits(head byte) int {
+	switch {
+	case head >= 'a':
+		return int(head-'a') + 1
+	case head >= 'A':
+		return int('Z'-head) + 1
+	}
+	return 0
+}
+
+func digitValue(c byte) int {
+	switch {
+	case c >= 'a':
+		return int(c-'a') + 36
+	case c >= 'A':
+		return int(c-'A') + 10
+	}
+	return int(c - '0')
+}
+
+func isOrderDigit(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
