@@ -1,0 +1,121 @@
+package tree
+
+import (
+	"hash/maphash"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// index is a node's dense number within a Tree.
+type index int32
+
+// The first two nodes of every table; none stands for "no node".
+const (
+	none       index = -1
+	rootIndex  index = 0
+	trashIndex index = 1
+)
+
+// node is what a Tree knows of a node that any op named. Its placement is its last effective move:
+// the log holds that move here and nowhere else. A node that was created and never touched again
+// costs this struct, its order key and an entry of the timeline.
+type node struct {
+	id     moveop.NodeID
+	ts     moveop.Timestamp // of the placement; zero where there is none
+	key    string           // order key
+	hash   uint64           // moveop.PlacementHash of the placement
+	parent index            // none where there is no placement
+	named  bool             // some move of another node has this one as its parent
+	more   *more
+}
+
+// more is what only some nodes have.
+type more struct {
+	past     []pastMove     // the node's other moves, by timestamp
+	children chunked[index] // by (order key, id)
+	values   *values
+}
+
+// pastMove is a move that is not its node's placement: superseded, or not effective.
+type pastMove struct {
+	ts        moveop.Timestamp
+	key       string
+	parent    index
+	effective bool
+}
+
+func (n *node) extend() *more {
+	if n.more == nil {
+		n.more = new(more)
+	}
+	return n.more
+}
+
+func (n *node) placed() bool { return n.parent != none }
+
+// nodes is a growing table of nodes with an index by id. Nodes never move in memory and are never
+// removed.
+type nodes struct {
+	pages []*[pageLen]node
+	count index
+
+	// slots is an open-addressing hash table of index+1, at most 3/4 full; 0 is free. It keeps no
+	// keys: the nodes have them. The seed makes its collisions unpredictable to whoever chooses ids.
+	slots []index
+	seed  maphash.Seed
+}
+
+const (
+	pageShift = 9
+	pageLen   = 1 << pageShift
+)
+
+func newNodes() nodes {
+	ns := nodes{slots: make([]index, 64), seed: maphash.MakeSeed()}
+	ns.intern(moveop.Root)
+	ns.intern(moveop.Trash)
+	return ns
+}
+
+func (ns *nodes) at(i index) *node { return &ns.pages[i>>pageShift][i&(pageLen-1)] }
+
+// find returns the node's index, or none.
+func (ns *nodes) find(id moveop.NodeID) index {
+	return ns.slots[ns.slot(id)] - 1
+}
+
+// intern returns the node's index, adding the node if need be.
+func (ns *nodes) intern(id moveop.NodeID) index {
+	s := ns.slot(id)
+	if i := ns.slots[s] - 1; i != none {
+		return i
+	}
+	i := ns.count
+	if i&(pageLen-1) == 0 {
+		ns.pages = append(ns.pages, new([pageLen]node))
+	}
+	ns.count++
+	*ns.at(i) = node{id: id, parent: none}
+	ns.slots[s] = i + 1
+	if 4*int(ns.count) > 3*len(ns.slots) {
+		ns.grow()
+	}
+	return i
+}
+
+// slot returns the slot that holds id, or the free one where it belongs.
+func (ns *nodes) slot(id moveop.NodeID) int {
+	mask := len(ns.slots) - 1
+	s := int(maphash.Bytes(ns.seed, id[:])) & mask
+	for ns.slots[s] != 0 && ns.at(ns.slots[s]-1).id != id {
+		s = (s + 1) & mask
+	}
+	return s
+}
+
+func (ns *nodes) grow() {
+	ns.slots = make([]index, 2*len(ns.slots))
+	for i := range ns.count {
+		ns.slots[ns.slot(ns.at(i).id)] = i + 1
+	}
+}

@@ -1,0 +1,158 @@
+package tree
+
+import (
+	"iter"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// Placement is where a node is: its last effective move.
+type Placement struct {
+	Parent   moveop.NodeID
+	OrderKey string
+	TS       moveop.Timestamp
+}
+
+// Placement returns where n is; ok is false for a node that was never placed, and for Root and Trash.
+// A placed node need not be visible: see Ancestors.
+func (t *Tree) Placement(n moveop.NodeID) (p Placement, ok bool) {
+	i := t.nodes.find(n)
+	if i == none || !t.nodes.at(i).placed() {
+		return Placement{}, false
+	}
+	row := t.nodes.at(i)
+	return Placement{t.nodes.at(row.parent).id, row.key, row.ts}, true
+}
+
+// Nodes visits every node that an op named, placed or not, without Root and Trash, in no useful
+// order. The tree must not change meanwhile; this holds for all iterators of Tree.
+func (t *Tree) Nodes() iter.Seq[moveop.NodeID] {
+	return func(yield func(moveop.NodeID) bool) {
+		for i := trashIndex + 1; i < t.nodes.count; i++ {
+			if !yield(t.nodes.at(i).id) {
+				return
+			}
+		}
+	}
+}
+
+// Children visits the nodes placed under parent in sibling order, by (order key, id).
+func (t *Tree) Children(parent moveop.NodeID) iter.Seq[moveop.NodeID] {
+	return func(yield func(moveop.NodeID) bool) {
+		children := t.children(t.nodes.find(parent))
+		if children == nil {
+			return
+		}
+		for i := range children.from(place{}) {
+			if !yield(t.nodes.at(*i).id) {
+				return
+			}
+		}
+	}
+}
+
+// NumChildren returns how many nodes are placed under parent.
+func (t *Tree) NumChildren(parent moveop.NodeID) int {
+	children := t.children(t.nodes.find(parent))
+	if children == nil {
+		return 0
+	}
+	return children.len()
+}
+
+// children returns the list of nodes under i, or nil.
+func (t *Tree) children(i index) *chunked[index] {
+	if i == none || t.nodes.at(i).more == nil {
+		return nil
+	}
+	return &t.nodes.at(i).more.children
+}
+
+// Ancestors visits the nodes above n, nearest first. The last one is Root for a visible node, Trash
+// for a deleted one, and else a node that nobody has placed yet.
+func (t *Tree) Ancestors(n moveop.NodeID) iter.Seq[moveop.NodeID] {
+	return func(yield func(moveop.NodeID) bool) {
+		i := t.nodes.find(n)
+		if i == none {
+			return
+		}
+		for i = t.nodes.at(i).parent; i != none; i = t.nodes.at(i).parent {
+			if !yield(t.nodes.at(i).id) {
+				return
+			}
+		}
+	}
+}
+
+// Walk visits everything below top, parents before children, siblings in order, with the depth below
+// top, which is 1 for its children.
+func (t *Tree) Walk(top moveop.NodeID) iter.Seq2[moveop.NodeID, int] {
+	return func(yield func(moveop.NodeID, int) bool) {
+		type level struct {
+			children *chunked[index]
+			next     place
+		}
+		var path []level
+		descend := func(i index) {
+			if c := t.children(i); c != nil && len(c.chunks) > 0 {
+				path = append(path, level{children: c})
+			}
+		}
+		for descend(t.nodes.find(top)); len(path) > 0; {
+			l := &path[len(path)-1]
+			i := l.children.at(l.next)
+			if i == nil {
+				path = path[:len(path)-1]
+				continue
+			}
+			l.next = l.children.next(l.next)
+			if !yield(t.nodes.at(*i).id, len(path)) {
+				return
+			}
+			descend(*i)
+		}
+	}
+}
+
+// Op returns the body of the op with that timestamp, if it is in the log.
+func (t *Tree) Op(ts moveop.Timestamp) (op moveop.Op, ok bool) {
+	e := t.timeline.find(ts)
+	if e == nil {
+		return moveop.Op{}, false
+	}
+	return t.op(e), true
+}
+
+// Ops visits the bodies of all ops in the log after ts, in timestamp order.
+func (t *Tree) Ops(after moveop.Timestamp) iter.Seq[moveop.Op] {
+	return func(yield func(moveop.Op) bool) {
+		for e := range t.timeline.after(after) {
+			if !yield(t.op(e)) {
+				return
+			}
+		}
+	}
+}
+
+func (t *Tree) op(e *event) moveop.Op {
+	row := t.nodes.at(e.about())
+	op := moveop.Op{Kind: e.kind(), TS: e.ts, Node: row.id}
+	if op.Kind == moveop.Set {
+		w := row.more.values.at(e.ts)
+		op.Key, op.Value = w.key, w.value
+		return op
+	}
+	m := row.moveAt(e.ts)
+	op.Parent, op.OrderKey = t.nodes.at(m.parent).id, m.key
+	return op
+}
+
+// IsEffective reports whether the move with that timestamp is effective; ok is false where there is
+// none in the log.
+func (t *Tree) IsEffective(ts moveop.Timestamp) (effective, ok bool) {
+	e := t.timeline.find(ts)
+	if e == nil || e.kind() != moveop.Move {
+		return false, false
+	}
+	return t.effective(ts, e.about()), true
+}

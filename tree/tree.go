@@ -1,0 +1,253 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// ErrConflict is wrapped by the error of Tree.Apply for an op whose timestamp an op with another body
+// has already.
+var ErrConflict = errors.New("another operation has this timestamp")
+
+// Status is what became of an op.
+type Status uint8
+
+const (
+	// Applied is a new set, or a new move that is effective.
+	Applied Status = iota + 1
+	// Ineffective is a new move that would make a cycle. It is in the log, and a later arrival may
+	// make it effective.
+	Ineffective
+	// Duplicate is an op that was in the log already, or earlier in the batch.
+	Duplicate
+)
+
+// String returns the status as the wire protocol spells it.
+func (s Status) String() string {
+	switch s {
+	case Applied:
+		return "applied"
+	case Ineffective:
+		return "ineffective"
+	case Duplicate:
+		return "duplicate"
+	}
+	return fmt.Sprintf("status(%d)", uint8(s))
+}
+
+// Tree is a replica in memory: the log of a room and the tree that it makes. Of an op it keeps the
+// body; what an author knew and the server's sequence number are circumstances that it has no use
+// for. It keeps the strings and values of the ops it is given, which must not change afterwards.
+type Tree struct {
+	nodes    nodes
+	timeline timeline
+	version  map[moveop.ReplicaID]moveop.Timestamp
+	digest   moveop.Digest
+
+	newest     moveop.Timestamp // of all ops
+	newestMove moveop.Timestamp
+}
+
+// New returns an empty tree: Root and Trash, and nothing below them.
+func New() *Tree {
+	return &Tree{nodes: newNodes(), version: make(map[moveop.ReplicaID]moveop.Timestamp)}
+}
+
+// Apply applies a batch and returns what became of each op, after the whole batch. Ops may come in
+// any order and any number of times. An op that a replica could not hold (moveop.ErrInvalidOp) or
+// that contradicts the log (ErrConflict) refuses the batch, and nothing has changed. Apply checks
+// only what the tree needs to stay sound; what comes from outside passes moveop.Op.Validate first.
+func (t *Tree) Apply(ops ...moveop.Op) ([]Status, error) {
+	statuses := make([]Status, len(ops))
+	fresh, err := t.check(ops, statuses)
+	if err != nil {
+		return nil, err
+	}
+	late, err := t.applyLate(ops, fresh)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range fresh {
+		op := &ops[i]
+		t.advance(op)
+		switch {
+		case op.Kind == moveop.Set:
+			t.applySet(op)
+			statuses[i] = Applied
+		case late > 0:
+			late--
+			statuses[i] = statusOf(t.effective(op.TS, t.nodes.find(op.Node)))
+		default:
+			statuses[i] = statusOf(t.applyNewest(op))
+		}
+	}
+	return statuses, nil
+}
+
+func statusOf(effective bool) Status {
+	if effective {
+		return Applied
+	}
+	return Ineffective
+}
+
+// check returns the positions of the ops that are new, in timestamp order, and marks the others as
+// duplicates.
+func (t *Tree) check(ops []moveop.Op, statuses []Status) (fresh []int, err error) {
+	fresh = make([]int, 0, len(ops))
+	sorted := true
+	for i := range ops {
+		if err := checkOp(&ops[i]); err != nil {
+			return nil, err
+		}
+		fresh = append(fresh, i)
+		sorted = sorted && (i == 0 || ops[i-1].TS.Before(ops[i].TS))
+	}
+	if !sorted {
+		slices.SortStableFunc(fresh, func(i, j int) int { return ops[i].TS.Compare(ops[j].TS) })
+	} else if len(ops) == 0 || t.newest.Before(ops[0].TS) {
+		return fresh, nil
+	}
+	kept := fresh[:0]
+	for k, i := range fresh {
+		op := &ops[i]
+		same, ok := moveop.Op{}, k > 0 && op.TS == ops[fresh[k-1]].TS
+		if ok {
+			same = ops[fresh[k-1]]
+		} else {
+			same, ok = t.Op(op.TS)
+		}
+		switch {
+		case !ok:
+			kept = append(kept, i)
+		case same.SameBody(*op):
+			statuses[i] = Duplicate
+		default:
+			return nil, fmt.Errorf("apply %s: %w", op.TS, ErrConflict)
+		}
+	}
+	return kept, nil
+}
+
+func checkOp(op *moveop.Op) error {
+	switch {
+	case op.TS.IsZero() || op.TS == moveop.MaxTimestamp:
+		return fmt.Errorf("apply %s: %w: reserved timestamp", op.TS, moveop.ErrInvalidOp)
+	case op.Kind == moveop.Move && op.Node.IsReserved():
+		return fmt.Errorf("apply %s: %w: Root and Trash cannot be moved", op.TS, moveop.ErrInvalidOp)
+	case op.Kind != moveop.Move && op.Kind != moveop.Set:
+		return fmt.Errorf("apply %s: %w: unknown kind %d", op.TS, moveop.ErrInvalidOp, op.Kind)
+	}
+	return nil
+}
+
+// applyLate replays the new moves that are older than the newest move in the log and returns how
+// many there were: the first ones of fresh.
+func (t *Tree) applyLate(ops []moveop.Op, fresh []int) (int, error) {
+	var late []moveop.Op
+	for _, i := range fresh {
+		if !ops[i].TS.Before(t.newestMove) {
+			break
+		}
+		if ops[i].Kind == moveop.Move {
+			late = append(late, ops[i])
+		}
+	}
+	if len(late) == 0 {
+		return 0, nil
+	}
+	return len(late), Replay(replayLog{t}, late)
+}
+
+// advance counts a new op in.
+func (t *Tree) advance(op *moveop.Op) {
+	t.digest.Ops++
+	t.digest.Log ^= op.LogHash()
+	if t.newest.Before(op.TS) {
+		t.newest = op.TS
+	}
+	if r := op.TS.Replica(); t.version[r].Before(op.TS) {
+		t.version[r] = op.TS
+	}
+}
+
+// applyNewest applies a move that is newer than all in the log: one walk over current parents
+// decides, and nothing else can change.
+func (t *Tree) applyNewest(op *moveop.Op) (effective bool) {
+	n, p := t.nodes.intern(op.Node), t.nodes.intern(op.Parent)
+	row := t.nodes.at(n)
+	effective = n != p && !(row.named && t.isAbove(n, p))
+	t.log(op.TS, n, p)
+	t.settle(n, pastMove{op.TS, op.OrderKey, p, effective})
+	return effective
+}
+
+// isAbove reports whether n is p or above p now.
+func (t *Tree) isAbove(n, p index) bool {
+	for p != n {
+		if p = t.nodes.at(p).parent; p == none {
+			return false
+		}
+	}
+	return true
+}
+
+// log records a move in the timeline and in what is known of its parent.
+func (t *Tree) log(ts moveop.Timestamp, n, p index) {
+	t.timeline.add(ts, n, moveop.Move)
+	if n != p {
+		t.nodes.at(p).named = true
+	}
+	if t.newestMove.Before(ts) {
+		t.newestMove = ts
+	}
+}
+
+// placement is the node's current placement as a move.
+func (n *node) placement() pastMove { return pastMove{n.ts, n.key, n.parent, true} }
+
+// place makes m the node's placement. Only place and unplace change a placement, so that the
+// siblings and the digest always agree with it.
+func (t *Tree) place(n index, m pastMove) {
+	t.unplace(n)
+	row := t.nodes.at(n)
+	row.ts, row.key, row.parent = m.ts, m.key, m.parent
+	row.hash = moveop.PlacementHash(row.id, t.nodes.at(m.parent).id, m.key)
+	t.digest.State ^= row.hash
+	siblings := &t.nodes.at(m.parent).extend().children
+	siblings.insert(t.sibling(siblings, row), n)
+}
+
+// unplace takes the node out of the tree.
+func (t *Tree) unplace(n index) {
+	row := t.nodes.at(n)
+	if !row.placed() {
+		return
+	}
+	siblings := &t.nodes.at(row.parent).more.children
+	siblings.remove(t.sibling(siblings, row))
+	t.digest.State ^= row.hash
+	row.ts, row.key, row.parent, row.hash = moveop.Timestamp{}, "", none, 0
+}
+
+// sibling is the place among siblings where row is or belongs.
+func (t *Tree) sibling(siblings *chunked[index], row *node) place {
+	return siblings.search(func(i *index) bool {
+		other := t.nodes.at(*i)
+		if other.key != row.key {
+			return other.key < row.key
+		}
+		return other.id.Compare(row.id) < 0
+	})
+}
+
+// Digest summarises the log and the state; it is kept up to date by every change.
+func (t *Tree) Digest() moveop.Digest { return t.digest }
+
+// Version returns the version vector: the newest timestamp in the log of each replica. Corrections
+// stand under their own replica id, the one with the top bit set.
+func (t *Tree) Version() map[moveop.ReplicaID]moveop.Timestamp { return maps.Clone(t.version) }
