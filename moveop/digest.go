@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"strconv"
 )
 
 // Digest summarises a replica so that two can be compared in O(1): the number of ops in the log and
@@ -80,17 +81,21 @@ func (d *Digest) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return fmt.Errorf("decode digest: %w", err)
 	}
-	d.Ops = j.Ops
-	for _, f := range []struct {
-		text string
-		into *uint64
-	}{{j.Log, &d.Log}, {j.State, &d.State}} {
-		if len(f.text) != 16 || !isLowerHex(f.text) {
-			return fmt.Errorf("decode digest: %q is not 16 lower-case hexadecimal digits", f.text)
-		}
-		if _, err := fmt.Sscanf(f.text, "%016x", f.into); err != nil {
-			return fmt.Errorf("decode digest: %w", err)
-		}
+	log, err := parseHash(j.Log)
+	if err != nil {
+		return err
 	}
+	state, err := parseHash(j.State)
+	if err != nil {
+		return err
+	}
+	*d = Digest{Ops: j.Ops, Log: log, State: state}
 	return nil
+}
+
+func parseHash(s string) (uint64, error) {
+	if len(s) != 16 || !isLowerHex(s) {
+		return 0, fmt.Errorf("decode digest: %q is not 16 lower-case hexadecimal digits", s)
+	}
+	return strconv.ParseUint(s, 16, 64)
 }

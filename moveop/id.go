@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 )
 
 // ErrInvalidID is wrapped by every failure to parse a NodeID, Timestamp or ReplicaID.
@@ -82,14 +83,11 @@ func NewReplicaID(random io.Reader) (ReplicaID, error) {
 
 // ParseReplicaID parses 16 lower-case hexadecimal digits and checks that a replica may use the id.
 func ParseReplicaID(s string) (ReplicaID, error) {
-	var b [8]byte
 	if len(s) != 16 || !isLowerHex(s) {
 		return 0, fmt.Errorf("%w: replica %q is not 16 lower-case hexadecimal digits", ErrInvalidID, s)
 	}
-	if _, err := hex.Decode(b[:], []byte(s)); err != nil {
-		return 0, fmt.Errorf("%w: replica %q: %w", ErrInvalidID, s, err)
-	}
-	r := ReplicaID(binary.BigEndian.Uint64(b[:]))
+	v, _ := strconv.ParseUint(s, 16, 64) // 16 digits always fit
+	r := ReplicaID(v)
 	if !r.Valid() {
 		return 0, fmt.Errorf("%w: replica %q must not be zero nor have its top bit set", ErrInvalidID, s)
 	}
@@ -112,32 +110,30 @@ func (r *ReplicaID) UnmarshalText(text []byte) (err error) {
 }
 
 func formatUUID(b [16]byte) string {
-	var out [36]byte
-	hex.Encode(out[0:8], b[0:4])
-	hex.Encode(out[9:13], b[4:6])
-	hex.Encode(out[14:18], b[6:8])
-	hex.Encode(out[19:23], b[8:10])
-	hex.Encode(out[24:36], b[10:16])
-	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
-	return string(out[:])
+	var stack [36]byte
+	return string(appendUUID(stack[:0], b))
+}
+
+func appendUUID(dst []byte, b [16]byte) []byte {
+	dst = append(hex.AppendEncode(dst, b[0:4]), '-')
+	dst = append(hex.AppendEncode(dst, b[4:6]), '-')
+	dst = append(hex.AppendEncode(dst, b[6:8]), '-')
+	dst = append(hex.AppendEncode(dst, b[8:10]), '-')
+	return hex.AppendEncode(dst, b[10:16])
 }
 
 // parseUUID accepts the canonical form only, so that equal ids have equal text.
 func parseUUID(s string) (b [16]byte, err error) {
-	bad := func() ([16]byte, error) {
-		return [16]byte{}, fmt.Errorf("%w: %q is not a lower-case UUID like %s", ErrInvalidID, s, Root)
+	if len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-' {
+		var stack [32]byte
+		digits := append(append(append(stack[:0], s[0:8]...), s[9:13]...), s[14:18]...)
+		digits = append(append(digits, s[19:23]...), s[24:36]...)
+		if isLowerHex(string(digits)) {
+			_, _ = hex.Decode(b[:], digits) // 32 digits: cannot fail
+			return b, nil
+		}
 	}
-	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
-		return bad()
-	}
-	digits := s[0:8] + s[9:13] + s[14:18] + s[19:23] + s[24:36]
-	if !isLowerHex(digits) {
-		return bad()
-	}
-	if _, err := hex.Decode(b[:], []byte(digits)); err != nil {
-		return bad()
-	}
-	return b, nil
+	return b, fmt.Errorf("%w: %q is not a lower-case UUID like %s", ErrInvalidID, s, Root)
 }
 
 func isLowerHex(s string) bool {

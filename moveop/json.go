@@ -1,79 +1,258 @@
 package moveop
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"strconv"
+	"unicode/utf8"
 )
 
-// opJSON is the protocol's form. Pointers tell a missing field from a zero one.
-type opJSON struct {
-	Kind     string          `json:"kind"`
-	TS       *Timestamp      `json:"ts"`
-	Node     *NodeID         `json:"node"`
-	Parent   *NodeID         `json:"parent,omitempty"`
-	OrderKey *string         `json:"order_key,omitempty"`
-	Key      *string         `json:"key,omitempty"`
-	Value    json.RawMessage `json:"value,omitempty"`
-	Known    int64           `json:"known"`
-	Seq      int64           `json:"seq,omitempty"`
-	Cause    *Timestamp      `json:"cause,omitempty"`
-}
-
-// MarshalJSON writes the protocol's form; seq and cause only where they are set.
+// MarshalJSON writes the protocol's form; seq and cause only where they are set, and only the fields
+// that the kind has.
 func (op Op) MarshalJSON() ([]byte, error) {
-	j := opJSON{Kind: op.Kind.String(), TS: &op.TS, Node: &op.Node, Known: op.Known, Seq: op.Seq}
+	b := make([]byte, 0, 256+len(op.Value))
+	b = append(b, `{"kind":"`...)
+	b = append(b, op.Kind.String()...)
+	b = append(appendUUID(append(b, `","ts":"`...), op.TS), `","node":"`...)
+	b = append(appendUUID(b, op.Node), '"')
 	switch op.Kind {
 	case Move:
-		j.Parent, j.OrderKey = &op.Parent, &op.OrderKey
+		b = append(appendUUID(append(b, `,"parent":"`...), op.Parent), `","order_key":`...)
+		b = appendJSONString(b, op.OrderKey)
 	case Set:
-		j.Key, j.Value = &op.Key, op.Value
+		if !json.Valid(op.Value) {
+			return nil, invalid("the value is not JSON")
+		}
+		b = appendJSONString(append(b, `,"key":`...), op.Key)
+		b = append(append(b, `,"value":`...), op.Value...)
 	default:
 		return nil, invalid("unknown kind %d", op.Kind)
 	}
+	b = strconv.AppendInt(append(b, `,"known":`...), op.Known, 10)
+	if op.Seq != 0 {
+		b = strconv.AppendInt(append(b, `,"seq":`...), op.Seq, 10)
+	}
 	if !op.Cause.IsZero() {
-		j.Cause = &op.Cause
+		b = append(appendUUID(append(b, `,"cause":"`...), op.Cause), '"')
 	}
-	return json.Marshal(j)
+	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads the protocol's form and compacts the value; unknown fields are ignored. It
-// checks the shape only: what comes from outside still has to pass Validate.
+// UnmarshalJSON reads the protocol's form and compacts the value. Field names are case-sensitive,
+// unknown ones are ignored, and a known one may stand there once only: what one program reads in an
+// op, every program reads. It checks the shape; what comes from outside still has to pass Validate.
+//
+// The error wraps ErrInvalidOp. (Text that is no JSON at all is refused by encoding/json itself
+// before it comes here, with an error of its own.)
 func (op *Op) UnmarshalJSON(text []byte) error {
-	var j opJSON
-	if err := json.Unmarshal(text, &j); err != nil {
-		return invalid("%v", err)
-	}
-	if j.TS == nil || j.Node == nil {
-		return invalid("ts and node are required")
-	}
-	*op = Op{TS: *j.TS, Node: *j.Node, Known: j.Known, Seq: j.Seq}
-	if j.Cause != nil {
-		op.Cause = *j.Cause
-	}
-	switch j.Kind {
-	case "move":
-		return op.fillMove(j)
-	case "set":
-		return op.fillSet(j)
-	}
-	return invalid("unknown kind %q", j.Kind)
-}
-
-func (op *Op) fillMove(j opJSON) error {
-	if j.Parent == nil || j.OrderKey == nil {
-		return invalid("a move needs parent and order_key")
-	}
-	op.Kind, op.Parent, op.OrderKey = Move, *j.Parent, *j.OrderKey
-	return nil
-}
-
-func (op *Op) fillSet(j opJSON) error {
-	if j.Key == nil || j.Value == nil {
-		return invalid("a set needs key and value")
-	}
-	value, err := CompactValue(j.Value)
-	if err != nil {
+	var f opFields
+	if err := f.scan(text); err != nil {
 		return err
 	}
-	op.Kind, op.Key, op.Value = Set, *j.Key, value
+	p := opParser{}
+	kind := p.text("kind", f.kind)
+	read := Op{
+		TS:    Timestamp(p.uuid("ts", f.ts)),
+		Node:  NodeID(p.uuid("node", f.node)),
+		Known: p.integer("known", f.known),
+		Seq:   p.integer("seq", f.seq),
+	}
+	if f.cause != nil {
+		read.Cause = Timestamp(p.uuid("cause", f.cause))
+	}
+	switch kind {
+	case "move":
+		read.Kind, read.Parent = Move, NodeID(p.uuid("parent", f.parent))
+		read.OrderKey = p.text("order_key", f.orderKey)
+	case "set":
+		read.Kind, read.Key = Set, p.text("key", f.key)
+		read.Value = p.value(f.value)
+	default:
+		p.fail(invalid("unknown kind %q", kind))
+	}
+	if p.err != nil {
+		return p.err
+	}
+	*op = read
 	return nil
+}
+
+// opFields holds the raw text of an op's fields, nil where there is none.
+type opFields struct {
+	kind, ts, node, parent, orderKey, key, value, known, seq, cause []byte
+}
+
+func (f *opFields) named(name string) *[]byte {
+	switch name {
+	case "kind":
+		return &f.kind
+	case "ts":
+		return &f.ts
+	case "node":
+		return &f.node
+	case "parent":
+		return &f.parent
+	case "order_key":
+		return &f.orderKey
+	case "key":
+		return &f.key
+	case "value":
+		return &f.value
+	case "known":
+		return &f.known
+	case "seq":
+		return &f.seq
+	case "cause":
+		return &f.cause
+	}
+	return nil
+}
+
+// scan finds the fields. A null is a value for "value" and absence for everything else.
+func (f *opFields) scan(text []byte) error {
+	if !utf8.Valid(text) || !json.Valid(text) {
+		return invalid("not JSON in UTF-8")
+	}
+	rest := trimSpace(text)
+	if rest[0] != '{' {
+		return invalid("not a JSON object")
+	}
+	for rest = trimSpace(rest[1:]); rest[0] != '}'; {
+		n := jsonValueLen(rest)
+		rawName := rest[:n]
+		rest = trimSpace(trimSpace(rest[n:])[1:]) // the colon
+		n = jsonValueLen(rest)
+		raw := rest[:n]
+		if rest = trimSpace(rest[n:]); rest[0] == ',' {
+			rest = trimSpace(rest[1:])
+		}
+		name, err := unquoteJSON(rawName)
+		if err != nil {
+			return err
+		}
+		into := f.named(name)
+		if into == nil || name != "value" && string(raw) == "null" {
+			continue
+		}
+		if *into != nil {
+			return invalid("the field %q is there twice", name)
+		}
+		*into = raw
+	}
+	return nil
+}
+
+// opParser reads fields and keeps the first error, so that reading an op is a list of its fields.
+type opParser struct{ err error }
+
+func (p *opParser) fail(err error) {
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *opParser) text(name string, raw []byte) string {
+	if len(raw) == 0 || raw[0] != '"' {
+		p.fail(invalid("%s must be a string", name))
+		return ""
+	}
+	s, err := unquoteJSON(raw)
+	if err != nil {
+		p.fail(err)
+	}
+	return s
+}
+
+func (p *opParser) uuid(name string, raw []byte) [16]byte {
+	b, err := parseUUID(p.text(name, raw))
+	if err != nil {
+		p.fail(fmt.Errorf("%w: %s: %w", ErrInvalidOp, name, err))
+	}
+	return b
+}
+
+// integer reads a sequence number; a missing one is 0.
+func (p *opParser) integer(name string, raw []byte) int64 {
+	if raw == nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	if err != nil || n < 0 {
+		p.fail(invalid("%s must be an integer from 0 to 2^63-1", name))
+	}
+	return n
+}
+
+func (p *opParser) value(raw []byte) json.RawMessage {
+	if raw == nil {
+		p.fail(invalid("a set needs a value"))
+		return nil
+	}
+	value, err := CompactValue(raw)
+	if err != nil {
+		p.fail(err)
+	}
+	return value
+}
+
+// jsonValueLen returns the length of the JSON value at the beginning of valid JSON.
+func jsonValueLen(text []byte) int {
+	depth, inString := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+			if !inString && depth == 0 {
+				return i + 1
+			}
+		case inString:
+		case c == '[' || c == '{':
+			depth++
+		case c == ']' || c == '}':
+			if depth == 0 { // the end of what a number or literal stands in
+				return i
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case depth == 0 && (c == ',' || isSpace(c)):
+			return i
+		}
+	}
+	return len(text)
+}
+
+func trimSpace(text []byte) []byte {
+	for len(text) > 0 && isSpace(text[0]) {
+		text = text[1:]
+	}
+	return text
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// unquoteJSON reads a valid JSON string.
+func unquoteJSON(raw []byte) (string, error) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1]), nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", invalid("%v", err)
+	}
+	return s, nil
+}
+
+// appendJSONString appends s as encoding/json would write it.
+func appendJSONString(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, _ := json.Marshal(s) // a string never fails
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }

@@ -85,6 +85,9 @@ func (op Op) Validate(limits Limits) error {
 	if r := op.TS.Replica(); !r.Valid() {
 		return invalid("timestamp %s carries replica %s, which is zero or has the top bit set", op.TS, r)
 	}
+	if !op.Cause.IsZero() {
+		return invalid("only a server's correction has a cause")
+	}
 	if op.Known < 0 {
 		return invalid("known %d is negative", op.Known)
 	}

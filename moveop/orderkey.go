@@ -138,6 +138,9 @@ func KeysBetween(a, b string, n int, random io.Reader) ([]string, error) {
 // A key may be left that has no room behind it at all, though only one made on purpose ('z' 255
 // times): then the error wraps ErrNoRoom, and all siblings need new keys, KeysBetween("", "", n).
 func KeysAfter(left string, right iter.Seq[string], n int, random io.Reader) (keys, rekeyed []string, err error) {
+	if n <= 0 {
+		return nil, nil, nil
+	}
 	next, stop := iter.Pull(right)
 	defer stop()
 	bound, more := next()

@@ -9,7 +9,12 @@ import (
 // hashed: no insignificant white space, and <, >, &, U+2028 and U+2029 in strings as \u escapes.
 // That is what encoding/json writes for a json.RawMessage, so passing through it changes nothing.
 // Member order and number spelling are kept.
+//
+// The error wraps ErrInvalidOp. To write a property that is to be cleared, the value is null.
 func CompactValue(value []byte) (json.RawMessage, error) {
+	if len(value) == 0 { // encoding/json would write null, which clears
+		return nil, invalid("the value is missing")
+	}
 	if !utf8.Valid(value) {
 		return nil, invalid("the value is not valid UTF-8")
 	}
