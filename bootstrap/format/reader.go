@@ -66,6 +66,9 @@ func (r *Reader) Header() Header { return r.header }
 // Trailer returns the trailer once Next has returned io.EOF, and the zero value before.
 func (r *Reader) Trailer() Trailer { return r.trailer }
 
+// Offset is the number of bytes of the snapshot that were taken in so far.
+func (r *Reader) Offset() int64 { return r.src.offset }
+
 // Next finishes the section before and begins the next one that this version knows. The Rows are
 // valid until Next is called again. After the last section it reads the trailer, checks the sum, the
 // row counts and that the stream ends there, and returns io.EOF. Any other error means that nothing of
