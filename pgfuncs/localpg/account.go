@@ -1,0 +1,162 @@
+//go:build unix
+
+package localpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// account is the operating system user that the server's programs run as.
+type account struct {
+	name     string
+	uid, gid int
+	drop     bool // whether this process is root and has to become it
+}
+
+// accountFor is the account for the cluster at data: that of this process, unless it is root.
+func accountFor(data string) (account, error) {
+	if os.Geteuid() != 0 {
+		return account{uid: os.Geteuid(), gid: os.Getegid()}, nil
+	}
+	owner, err := ownerOf(data)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return unprivileged()
+	case err != nil:
+		return account{}, err
+	case owner == 0:
+		return account{}, fmt.Errorf("%s belongs to root: %w", data, ErrForeign)
+	}
+	u, err := user.LookupId(strconv.Itoa(owner))
+	if err != nil {
+		return account{}, fmt.Errorf("look up owner of %s: %w", data, err)
+	}
+	return dropTo(u)
+}
+
+// unprivileged picks who runs a new cluster for root.
+func unprivileged() (account, error) {
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		if a, err := dropTo(u); err == nil && a.uid != 0 {
+			return a, nil
+		}
+	}
+	return account{}, ErrNoAccount
+}
+
+func dropTo(u *user.User) (account, error) {
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("user id of %s: %w", u.Username, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("group id of %s: %w", u.Username, err)
+	}
+	return account{name: u.Username, uid: int(uid), gid: int(gid), drop: true}, nil
+}
+
+func ownerOf(path string) (int, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Sys().(*syscall.Stat_t).Uid), nil
+}
+
+// command is a program to be run by the account, in a directory that is there for everybody.
+func (a account) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = "/"
+	cmd.Env = environment(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if a.drop {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
+	}
+	return cmd
+}
+
+// environment is env without what would change how PostgreSQL behaves or talks.
+func environment(env []string) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
+	})
+	return append(env, "LC_ALL=C")
+}
+
+// makeDir makes a directory that only the account can enter. One that is there already may be
+// somebody else's, and is refused.
+func (a account) makeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return a.takeDir(path)
+}
+
+// tempDir makes a short temporary directory that only the account can enter.
+func (a account) tempDir(ctx context.Context, pattern string) (string, error) {
+	parent := os.TempDir()
+	if err := a.reach(ctx, parent); err != nil {
+		parent = "/tmp"
+	}
+	path, err := os.MkdirTemp(parent, pattern)
+	if err != nil {
+		return "", err
+	}
+	return path, a.takeDir(path)
+}
+
+func (a account) takeDir(path string) error {
+	// The owner last: afterwards the mode would be another user's to change.
+	if err := os.Chmod(path, 0o700); err != nil {
+		return err
+	}
+	if !a.drop {
+		return nil
+	}
+	return os.Lchown(path, a.uid, a.gid)
+}
+
+// firstClosed prints the first of its arguments that its user can neither enter nor run.
+const firstClosed = `for p do [ -x "$p" ] || { printf %s "$p"; exit 3; }; done`
+
+// reach checks that the account can enter (or run) path and all that leads to it. The kernel is
+// asked, not the mode bits: there are access lists and more.
+func (a account) reach(ctx context.Context, path string) error {
+	if !a.drop {
+		return nil
+	}
+	var way []string
+	for p := path; ; p = filepath.Dir(p) {
+		way = append(way, p)
+		if p == filepath.Dir(p) {
+			break
+		}
+	}
+	slices.Reverse(way)
+	args := append([]string{"-c", firstClosed, "sh"}, way...)
+	out, err := a.command(ctx, "/bin/sh", args...).Output()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == 3:
+		return &AccessError{User: a.name, Path: string(out)}
+	case err != nil:
+		return fmt.Errorf("become user %s: %w", a.name, err)
+	}
+	return nil
+}

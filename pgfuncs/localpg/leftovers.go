@@ -1,0 +1,146 @@
+//go:build unix
+
+package localpg
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// workingIn prints the processes whose working directory is its argument. A server and each of its
+// children work in the cluster. It has to run as the server's user: root in a container may not look
+// at what other users' processes do.
+const workingIn = `for p in /proc/[0-9]*; do [ "$p/cwd" -ef "$1" ] && echo "${p#/proc/}"; done; :`
+
+// processesIn lists the server processes of the cluster at data.
+func processesIn(ctx context.Context, a account, data string) ([]int, error) {
+	if _, err := os.Stat("/proc/self/cwd"); err != nil {
+		return namedInState(ctx, data)
+	}
+	out, err := a.command(ctx, "/bin/sh", "-c", workingIn, "sh", data).Output()
+	if err != nil {
+		return nil, fmt.Errorf("look for processes in %s: %w", data, err)
+	}
+	var pids []int
+	for line := range bytes.Lines(out) {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(line)))
+		if err != nil {
+			return nil, fmt.Errorf("look for processes in %s: %w", data, err)
+		}
+		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && isServer(string(comm)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// namedInState is processesIn for systems without /proc: the process that the state file names, if
+// it is a server.
+func namedInState(ctx context.Context, data string) ([]int, error) {
+	state, err := readState(data)
+	if err != nil || state.pid == 0 {
+		return nil, err
+	}
+	comm, err := exec.CommandContext(ctx, "ps", "-o", "comm=", "-p", strconv.Itoa(state.pid)).Output()
+	if err != nil || !isServer(string(comm)) {
+		return nil, nil // ps answers 1 when there is no such process
+	}
+	return []int{state.pid}, nil
+}
+
+// isServer tells a server from, say, a shell that somebody left standing in the cluster.
+func isServer(command string) bool {
+	name := filepath.Base(strings.TrimSpace(command))
+	return name == "postgres" || name == "postmaster"
+}
+
+// stopLeftovers stops what a run that died has left running in the cluster. The caller holds the
+// lock, so nobody else's Server is among it.
+func (d *directory) stopLeftovers(ctx context.Context, log *slog.Logger) error {
+	if _, err := os.Stat(d.data()); err != nil {
+		return nil
+	}
+	a, err := accountFor(d.data())
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	var sent syscall.Signal
+	for {
+		pids, err := processesIn(ctx, a, d.data())
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			return d.forgetReusedPID()
+		}
+		if signal := harsher(time.Since(began)); signal != sent {
+			log.LogAttrs(ctx, slog.LevelWarn, "stopping what the last run left running",
+				slog.String("dir", d.path), slog.Any("pids", pids), slog.String("signal", signal.String()))
+			if err := d.signalLeftovers(pids, signal); err != nil {
+				return err
+			}
+			sent = signal
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// harsher is the signal for processes that have been asked to go for so long.
+func harsher(waited time.Duration) syscall.Signal {
+	switch {
+	case waited < 2*patience:
+		return syscall.SIGINT
+	case waited < 3*patience:
+		return syscall.SIGQUIT
+	default:
+		return syscall.SIGKILL
+	}
+}
+
+// signalLeftovers sends s to the server, which passes it on. Its children are only signalled
+// themselves where the server is gone, or by force; to a lone child SIGINT means no more than to
+// cancel its query, so it gets SIGQUIT.
+func (d *directory) signalLeftovers(pids []int, s syscall.Signal) error {
+	state, err := readState(d.data())
+	if err != nil {
+		return err
+	}
+	switch {
+	case s == syscall.SIGKILL:
+	case slices.Contains(pids, state.pid):
+		pids = []int{state.pid}
+	default:
+		s = syscall.SIGQUIT
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, s) // gone in the meantime is as well
+	}
+	return nil
+}
+
+// forgetReusedPID removes the state file of a server that is gone, where its process number now
+// belongs to something else: the next server would take that for its predecessor.
+func (d *directory) forgetReusedPID() error {
+	state, err := readState(d.data())
+	if err != nil || state.pid == 0 || syscall.Kill(state.pid, 0) != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(d.data(), stateName))
+}

@@ -1,0 +1,136 @@
+//go:build unix
+
+package localpg
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// pollEvery is how often the server's state file, or a process, is looked at.
+	pollEvery = 10 * time.Millisecond
+	// patience is how long a signal is given before a harsher one.
+	patience = 5 * time.Second
+)
+
+// postmaster is a running server process.
+type postmaster struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process is gone
+	err  error         // how it ended; set before done is closed
+}
+
+// launch starts cmd on a thread of its own, which lives for as long as the process does (see "Ends
+// of life" in the package comment).
+func launch(cmd *exec.Cmd) (*postmaster, error) {
+	// Not in our process group: a Ctrl-C in the terminal is for us, who then stop it in order.
+	cmd.SysProcAttr.Setpgid = true
+	dieWithThread(cmd.SysProcAttr)
+	p := &postmaster{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// awaitReady waits until the server says in its state file that it takes connections.
+func (p *postmaster) awaitReady(ctx context.Context, data string) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		state, err := readState(data)
+		if err != nil {
+			return err
+		}
+		if state.pid == p.cmd.Process.Pid && state.ready {
+			return nil
+		}
+		select {
+		case <-p.done:
+			return &ProgramError{Program: "postgres", Err: p.exit()}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// exit is how the process ended, once it has.
+func (p *postmaster) exit() error {
+	if p.err != nil {
+		return p.err
+	}
+	return errors.New("ended")
+}
+
+// stop shuts the server down: fast until ctx is done, then at once, then by force. It returns when
+// the process is gone.
+func (p *postmaster) stop(ctx context.Context) {
+	p.signal(syscall.SIGINT)
+	select {
+	case <-p.done:
+		return
+	case <-ctx.Done():
+	}
+	p.signal(syscall.SIGQUIT)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return
+	case <-timer.C:
+	}
+	p.signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// signal ignores that the process may be gone: whoever signals looks at done next.
+func (p *postmaster) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// state is what a server says of itself in postmaster.pid.
+type state struct {
+	pid   int // 0 when there is no such file, or none that can be read as one
+	ready bool
+}
+
+// readState reads the state file in data. It is written in place, so any part of it may be missing.
+func readState(data string) (state, error) {
+	text, err := os.ReadFile(filepath.Join(data, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, nil
+	}
+	if err != nil {
+		return state{}, err
+	}
+	lines := strings.Split(string(text), "\n")
+	pid, _ := strconv.Atoi(lines[0])
+	const statusLine = 7
+	return state{
+		pid:   max(pid, 0),
+		ready: len(lines) > statusLine && strings.HasPrefix(lines[statusLine], "ready"),
+	}, nil
+}
+
+// stateName is the server's lock and state file within the cluster.
+const stateName = "postmaster.pid"
