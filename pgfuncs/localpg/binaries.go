@@ -130,7 +130,7 @@ func choose(ctx context.Context, a account, cfg Config, f finder, major int) (in
 	}
 	inst, err := fetch(ctx, a, cfg, major)
 	if errors.Is(err, ErrNoPostgres) && len(found) > 0 {
-		return inst, versionError(major, found...)
+		return inst, errors.Join(versionError(major, found...), err)
 	}
 	return inst, err
 }

@@ -122,7 +122,7 @@ func fetchInto(ctx context.Context, cfg Config, cache, dir string, version embed
 	cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "fetching PostgreSQL: none is installed",
 		slog.String("version", string(version)), slog.String("from", repository))
 	if err := download(ctx, repository, work, version); err != nil {
-		return errors.Join(ErrNoPostgres, err)
+		return err
 	}
 	unpacked := filepath.Join(work, "unpacked")
 	if err := readableToAll(unpacked); err != nil {
@@ -142,7 +142,8 @@ func fetchInto(ctx context.Context, cfg Config, cache, dir string, version embed
 // start ends right behind the download, every time, before it has run any program.
 //
 // The library knows no context. When ctx ends first, its download goes on in the background until
-// the repository hangs up; what it leaves behind the next fetch removes.
+// the repository hangs up; what it leaves behind the next fetch removes. And it leaves an empty log file
+// in the system's temporary directory, which cannot be told from that of another of its users.
 func download(ctx context.Context, repository, work string, version embeddedpostgres.PostgresVersion) error {
 	unpacked := filepath.Join(work, "unpacked")
 	config := embeddedpostgres.DefaultConfig().
@@ -161,7 +162,7 @@ func download(ctx context.Context, repository, work string, version embeddedpost
 	case err := <-ended:
 		for _, program := range []string{"postgres", "initdb", "pg_ctl"} {
 			if _, missing := os.Stat(filepath.Join(unpacked, "bin", program)); missing != nil {
-				return errors.Join(err, missing)
+				return errors.Join(ErrNoPostgres, err, missing)
 			}
 		}
 		return nil

@@ -43,6 +43,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 )
 
 // User is the role that owns a cluster: a superuser without a password.
@@ -68,8 +69,9 @@ type Config struct {
 	// Database is made if it is not there, and is what Server.URL names. Defaults to "canopy".
 	Database string
 
-	// Volatile gives up surviving a crash of the machine for speed (no fsync, small buffers, many
-	// connections), which is right for tests only. Clusters survive a killed server either way.
+	// Volatile gives up durability for speed (no fsync, no waiting for the log, small buffers, many
+	// connections), which is right for tests only: a killed server may lose its last commits, and a
+	// crash of the machine the cluster.
 	Volatile bool
 
 	// Settings are further server settings; they win over those of this package.
@@ -103,7 +105,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, places: finder{path: os.Getenv("PATH"), places: usualPlaces}}
 	if err := s.Restart(ctx); err != nil {
 		return nil, err
 	}

@@ -9,8 +9,8 @@ import (
 	"io"
 	"maps"
 	"net/url"
-	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,7 +20,8 @@ import (
 
 // Server is a private PostgreSQL server.
 type Server struct {
-	cfg Config
+	cfg    Config
+	places finder
 
 	mu      sync.Mutex // guards all below; held through starts and stops
 	dir     *directory // nil while the server is stopped
@@ -41,12 +42,9 @@ func (s *Server) DatabaseURL(database string) string {
 }
 
 func connectionURL(sockets, database string) string {
-	u := url.URL{
-		Scheme:   "postgres",
-		User:     url.User(User),
-		Path:     "/" + database,
-		RawQuery: url.Values{"host": {sockets}, "port": {port}}.Encode(),
-	}
+	// No '+' for a space: libpq and pgx take it for a plus sign.
+	query := strings.ReplaceAll(url.Values{"host": {sockets}, "port": {port}}.Encode(), "+", "%20")
+	u := url.URL{Scheme: "postgres", User: url.User(User), Path: "/" + database, RawQuery: query}
 	return u.String()
 }
 
@@ -142,8 +140,7 @@ func (s *Server) prepare(ctx context.Context) (installation, error) {
 	if err != nil {
 		return installation{}, err
 	}
-	places := finder{path: os.Getenv("PATH"), places: usualPlaces}
-	inst, err := choose(ctx, s.account, s.cfg, places, major)
+	inst, err := choose(ctx, s.account, s.cfg, s.places, major)
 	if err != nil {
 		return inst, err
 	}
