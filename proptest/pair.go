@@ -1,0 +1,135 @@
+package proptest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// pair is an engine and the model that it must agree with, fed alike.
+type pair struct {
+	engine Engine
+	model  Engine
+}
+
+func (s Suite) newPair(t testing.TB, policy Policy) *pair {
+	p := &pair{engine: s.New(t, policy), model: NewModel()}
+	if _, ok := p.engine.(ServerEngine); ok {
+		p.model = NewServer(policy)
+	}
+	return p
+}
+
+// apply applies a batch to both and compares the answers and everything that can be seen.
+func (p *pair) apply(batch []moveop.Op) error {
+	want, wantErr := p.model.Apply(slices.Clone(batch))
+	got, gotErr := p.engine.Apply(slices.Clone(batch))
+	for _, refusal := range []error{ErrConflict, ErrOutOfOrder, ErrInvalid} {
+		if errors.Is(wantErr, refusal) != errors.Is(gotErr, refusal) {
+			return fmt.Errorf("batch\n%swant error %v, got %v", opsText(batch), wantErr, gotErr)
+		}
+	}
+	if wantErr == nil && gotErr != nil {
+		return fmt.Errorf("batch\n%swant no error, got %w", opsText(batch), gotErr)
+	}
+	if !slices.Equal(want, got) {
+		return fmt.Errorf("batch\n%swant results %v, got %v", opsText(batch), want, got)
+	}
+	if err := p.compare(); err != nil {
+		return fmt.Errorf("after batch\n%s%w", opsText(batch), err)
+	}
+	return nil
+}
+
+// compare compares all that can be seen of both.
+func (p *pair) compare() error {
+	want, err := p.model.State()
+	if err != nil {
+		return fmt.Errorf("state of the model: %w", err)
+	}
+	got, err := p.engine.State()
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	if err := got.Check(); err != nil {
+		return err
+	}
+	if diff := Diff(want, got); diff != "" {
+		return errors.New("the engine differs from the model:\n" + diff)
+	}
+	if err := p.compareLogs(); err != nil {
+		return err
+	}
+	return p.compareChildren(want)
+}
+
+func (p *pair) compareLogs() error {
+	server, ok := p.engine.(ServerEngine)
+	if !ok {
+		return nil
+	}
+	want, err := p.model.(ServerEngine).Log()
+	if err != nil {
+		return fmt.Errorf("log of the model: %w", err)
+	}
+	got, err := server.Log()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	if w, g := opsText(want), opsText(got); w != g {
+		return fmt.Errorf("want log\n%sgot log\n%s", w, g)
+	}
+	return nil
+}
+
+func (p *pair) compareChildren(want State) error {
+	reader, ok := p.engine.(ChildReader)
+	if !ok {
+		return nil
+	}
+	parents := map[moveop.NodeID]bool{moveop.Root: true, moveop.Trash: true}
+	for n, placement := range want.Nodes {
+		parents[n], parents[placement.Parent] = true, true
+	}
+	for parent := range parents {
+		got, err := reader.Children(parent)
+		if err != nil {
+			return fmt.Errorf("children of %s: %w", nodeName(parent), err)
+		}
+		if w := want.Children(parent); !slices.Equal(w, got) {
+			return fmt.Errorf("children of %s: want %s, got %s", nodeName(parent), nodeNames(w), nodeNames(got))
+		}
+	}
+	return nil
+}
+
+func nodeNames(nodes []moveop.NodeID) string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, nodeName(n))
+	}
+	return "[" + strings.Join(names, " ") + "]"
+}
+
+// repeat applies everything that was applied so far once more, in one batch: nothing may change.
+func (p *pair) repeat(ops []moveop.Op) error {
+	before, err := p.model.State()
+	if err != nil {
+		return fmt.Errorf("state of the model: %w", err)
+	}
+	if err := p.apply(ops); err != nil {
+		return fmt.Errorf("repeated: %w", err)
+	}
+	after, err := p.model.State()
+	if err != nil {
+		return fmt.Errorf("state of the model: %w", err)
+	}
+	if diff := Diff(before, after); diff != "" {
+		return fmt.Errorf("repeating the ops changed the model:\n%s", diff)
+	}
+	return nil
+}

@@ -1,0 +1,239 @@
+package proptest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// scenario is an acceptance scenario: the ops are delivered in all orders on top of the tree, and
+// always make the same result. Their authors know the tree and nothing else, unless they say so.
+type scenario struct {
+	name        string
+	tree        string // known to everybody
+	ops         string
+	want        string // the visible tree
+	ineffective string // times, separated by blanks
+	values      string // the properties that are not cleared, separated by blanks
+	corrections string // what a server adds: times of deletes corrected, with the cause: "a:9<b:6"
+	policy      Policy // defaults to RestoreMoveAndSet
+}
+
+var scenarios = []scenario{
+	{name: "1 two parents",
+		tree: "ROOT{A,B,N}", ops: "a:5 N→A; b:5 N→B", want: "ROOT{A,B{N}}"},
+	{name: "2 two-cycle",
+		tree: "ROOT{A,B}", ops: "a:5 A→B; b:6 B→A", want: "ROOT{B{A}}", ineffective: "b:6"},
+	{name: "3 three-cycle",
+		tree: "ROOT{A,B,C}", ops: "a:5 A→B; b:6 B→C; c:7 C→A", want: "ROOT{C{B{A}}}", ineffective: "c:7"},
+	{name: "4 ineffective becomes effective",
+		tree: "ROOT{A,B}", ops: "a:5 A→B; b:6 B→A; c:5 A→ROOT", want: "ROOT{A{B}}"},
+	{name: "4 effective becomes ineffective and back",
+		tree: "ROOT{A,B,C}", ops: "a:5 A→B; b:6 B→C; c:7 C→A; b:8 A→ROOT; c:9 C→A",
+		want: "ROOT{A{C{B}}}", ineffective: "c:7"},
+	{name: "5 stale view",
+		tree: "ROOT{P0{X},P1,P2}", ops: "a:10 X→P1; b:20 X→P2; c:15 P2→X",
+		want: "ROOT{P0,P1{X{P2}}}", ineffective: "b:20"},
+	{name: "6 under itself",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→X", want: "ROOT{X{Z}}", ineffective: "a:5"},
+	{name: "6 below itself",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→Z", want: "ROOT{X{Z}}", ineffective: "a:5"},
+	{name: "6 unknown parent",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→Y", want: "ROOT"},
+	{name: "6 unknown parent created",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→Y; b:6 Y→ROOT", want: "ROOT{Y{X{Z}}}"},
+	{name: "6 unknown parent created inside",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→Y; b:6 Y→Z", want: "ROOT", ineffective: "b:6"},
+	{name: "8 one millisecond",
+		tree: "ROOT{A,B,C}", ops: "a:5 A→C; a:5.1 B→C", want: "ROOT{C{A,B}}"},
+	{name: "9 child before parent",
+		ops: "a:5 K→P; b:6 P→ROOT", want: "ROOT{P{K}}"},
+	{name: "10 late value",
+		tree: "ROOT{N}", ops: `b:8 N.title="x"; a:7 N.title="y"`, want: "ROOT{N}", values: `N.title="x"`},
+	{name: "10 cleared value",
+		tree: "ROOT{N}", ops: `b:8 N.title="x"; a:7 N.title="y"; a:9 N.title=null`, want: "ROOT{N}"},
+	{name: "10 value after clearing",
+		tree: "ROOT{N}", ops: `b:8 N.title="x"; a:9 N.title=null; a:10 N.title="p"; b:10 N.title="q"`,
+		want: "ROOT{N}", values: `N.title="q"`},
+	{name: "10 value before node",
+		ops: `a:5 N.title="x"; a:6 N.size=7; b:6 N→ROOT`, want: "ROOT{N}", values: `N.size=7 N.title="x"`},
+	{name: "11 equal keys",
+		tree: "ROOT{A,C}", ops: "a:5 B→ROOT@A; b:6 D→ROOT@A", want: "ROOT{A,B,D,C}"},
+	{name: "12 delete against an earlier unseen child",
+		tree: "ROOT{B,C}", ops: "b:6 D→B; a:9 B→TRASH", want: "ROOT{B{D},C}", corrections: "a:9<b:6"},
+	{name: "12 delete against a later unseen child",
+		tree: "ROOT{B,C}", ops: "b:12 D→B; a:9 B→TRASH", want: "ROOT{B{D},C}", corrections: "a:9<b:12"},
+	{name: "12 never restored by policy",
+		tree: "ROOT{B,C}", ops: "b:6 D→B; a:9 B→TRASH", want: "ROOT{C}", policy: RestoreNever},
+	{name: "13 aware delete",
+		tree: "ROOT{B{D},C}", ops: "a:9 B→TRASH", want: "ROOT{C}"},
+	{name: "13 own child",
+		tree: "ROOT{B,C}", ops: "a:6 D→B; a:9 B→TRASH", want: "ROOT{C}"},
+	{name: "13 child put into what its author saw deleted",
+		tree: "ROOT{B,C}", ops: "a:9 B→TRASH; a:10 D→B", want: "ROOT{C}"},
+	{name: "14 upwards",
+		tree: "ROOT{A{B{C}},X}", ops: "a:9 A→TRASH; c:9 B→TRASH; b:7 X→C",
+		want: "ROOT{A{B{C{X}}}}", corrections: "a:9<b:7 c:9<b:7"},
+	{name: "15 delete against an earlier move of the same node",
+		tree: "ROOT{A,B}", ops: "a:9 B→TRASH; b:7 B→A", want: "ROOT{A{B}}", corrections: "a:9<b:7"},
+	{name: "15 delete against a later move of the same node",
+		tree: "ROOT{A,B}", ops: "a:9 B→TRASH; b:12 B→A", want: "ROOT{A{B}}"},
+	{name: "16 moved out",
+		tree: "ROOT{A{B},C}", ops: "a:9 A→TRASH; b:7 B→C", want: "ROOT{C{B}}"},
+	{name: "17 edited against deleted",
+		tree: "ROOT{A{B}}", ops: `a:9 A→TRASH; b:7 B.title="t"`,
+		want: "ROOT{A{B}}", values: `B.title="t"`, corrections: "a:9<b:7"},
+	{name: "17 edited against deleted, moves only",
+		tree: "ROOT{A{B}}", ops: `a:9 A→TRASH; b:7 B.title="t"`,
+		want: "ROOT", values: `B.title="t"`, policy: RestoreMove},
+	{name: "17 overwritten edit",
+		tree: "ROOT{A{B}}", ops: `a:9 A→TRASH; b:7 B.title="t"; a:8 B.title="u"`,
+		want: "ROOT", values: `B.title="u"`},
+}
+
+// run delivers the scenario in every order, one op a batch and all in one.
+func (sc scenario) run(t *testing.T, s Suite) {
+	if sc.policy == "" {
+		sc.policy = RestoreMoveAndSet
+	}
+	setup, ops := sc.parse(t)
+	if _, server := s.New(t, sc.policy).(ServerEngine); server {
+		for _, order := range orders(ops, true, s.Orders) {
+			sc.deliver(t, s, setup, order)
+		}
+		return
+	}
+	if sc.corrections != "" {
+		sc.runReplica(t, s, setup, ops)
+		return
+	}
+	head, rest := setup, ops
+	if all := slices.Concat(setup, ops); len(all) <= 6 {
+		head, rest = nil, all
+	}
+	for _, order := range orders(rest, false, s.Orders) {
+		sc.deliver(t, s, head, order)
+	}
+}
+
+// runReplica lets the model server make its corrections for every order of delivery there, and
+// delivers the log that comes of it.
+func (sc scenario) runReplica(t *testing.T, s Suite, setup, ops []moveop.Op) {
+	for _, order := range orders(ops, true, s.Orders) {
+		server := NewServer(sc.policy)
+		for _, batch := range slices.Insert(single(order), 0, setup) {
+			if _, err := server.Apply(batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, order := range orders(server.log[len(setup):], false, s.Orders) {
+			sc.deliver(t, s, setup, order)
+		}
+	}
+}
+
+func (sc scenario) parse(t *testing.T) (setup, ops []moveop.Op) {
+	t.Helper()
+	setup, err := parseTree(sc.tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ops, err = parseOps(sc.ops, int64(len(setup)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return setup, ops
+}
+
+// deliver runs one order: head in one batch, then the rest one by one and, on a fresh engine, at
+// once.
+func (sc scenario) deliver(t *testing.T, s Suite, head, order []moveop.Op) {
+	t.Helper()
+	for _, batches := range [][][]moveop.Op{single(order), {order}} {
+		if len(head) > 0 {
+			batches = append([][]moveop.Op{head}, batches...)
+		}
+		p := s.newPair(t, sc.policy)
+		for _, batch := range batches {
+			if err := p.apply(batch); err != nil {
+				t.Fatalf("delivered\n%s%v", opsText(order), err)
+			}
+		}
+		if err := sc.check(p); err != nil {
+			t.Fatalf("delivered\n%s%v", opsText(order), err)
+		}
+		if err := p.repeat(slices.Concat(head, order)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// single cuts ops into batches of one.
+func single(ops []moveop.Op) [][]moveop.Op { return slices.Collect(slices.Chunk(ops, 1)) }
+
+// check compares the engine with what the scenario says.
+func (sc scenario) check(p *pair) error {
+	state, err := p.engine.State()
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	for _, c := range []struct{ what, want, got string }{
+		{"tree", sc.want, state.Tree()},
+		{"ineffective", sc.ineffective, ineffective(state)},
+		{"values", sc.values, values(state)},
+	} {
+		if c.want != c.got {
+			return fmt.Errorf("want %s %q, got %q", c.what, c.want, c.got)
+		}
+	}
+	server, ok := p.engine.(ServerEngine)
+	if !ok {
+		return nil
+	}
+	log, err := server.Log()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	if got := corrections(log); got != sc.corrections {
+		return fmt.Errorf("want corrections %q, got %q", sc.corrections, got)
+	}
+	return nil
+}
+
+func ineffective(s State) string {
+	var times []string
+	for ts, effective := range s.Effective {
+		if !effective {
+			times = append(times, opTime(ts))
+		}
+	}
+	return sorted(times)
+}
+
+func values(s State) string {
+	var values []string
+	for p, w := range s.Values {
+		if w.JSON != "null" {
+			values = append(values, p.String()+"="+w.JSON)
+		}
+	}
+	return sorted(values)
+}
+
+func corrections(log []moveop.Op) string {
+	var made []string
+	for _, op := range log {
+		if op.TS.IsCorrection() {
+			made = append(made, strings.TrimSuffix(opTime(op.TS), "+")+"<"+opTime(op.Cause))
+		}
+	}
+	return sorted(made)
+}
+
+func sorted(words []string) string {
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}
