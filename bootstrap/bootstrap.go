@@ -1,0 +1,152 @@
+// Package bootstrap is the snapshot service: it streams one consistent copy of a room over HTTP, for a
+// client that is new or too far behind to catch up from the log. The stream's format is package
+// format; a client imports that and nothing of this.
+//
+// # Invariants
+//
+//   - Nothing is decoded, re-encoded or gathered on the way: what the database copies out goes through
+//     a buffer of fixed size into the socket, so memory does not depend on the room's size.
+//   - A snapshot that could not be finished never looks finished: it lacks its trailer, and the HTTP
+//     body is broken off.
+//   - A slow reader does not hold a database transaction for ever: every write has a deadline, and the
+//     whole has one.
+//   - Snapshots beyond Config.MaxSnapshots are turned away at once, not queued.
+//
+// A snapshot runs in its request's goroutine and starts none of its own. Server is safe for concurrent
+// use.
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Source is where snapshots come from. For a room that does not exist its errors wrap
+// wire.ErrUnknownRoom. Implementations are safe for concurrent use.
+type Source interface {
+	// Ready reports why the source cannot serve, nil if it can.
+	Ready(ctx context.Context) error
+	Stats(ctx context.Context, room string) (wire.Stats, error)
+	// Snapshot calls f with one consistent view of the room, and returns f's error or its own. It
+	// occupies a database connection until f has returned.
+	Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error
+}
+
+// Config is what New needs. Only Source is required.
+type Config struct {
+	Source Source
+
+	// Logger gets one line per snapshot and per fault. Defaults to none.
+	Logger *slog.Logger
+
+	// Registry takes the metrics and is what /metrics shows. Defaults to one of its own.
+	Registry *prometheus.Registry
+
+	// Authorize says whether the bearer of a token (empty: none was given) may read a room: nil if so,
+	// wire.ErrUnknownRoom where he may not even know of it. An error that is a *wire.Error goes to the
+	// client as it is, any other as internal. Defaults to everything for everybody.
+	Authorize func(ctx context.Context, token, room string) error
+
+	// MaxSnapshots is the number of snapshots at a time. Each occupies a connection of Source, whose
+	// pool should have some more, or statistics and readiness have to wait. Defaults to 4.
+	MaxSnapshots int
+
+	// StallTimeout is how long a client may take for one write, of at most 128 KiB; then the snapshot
+	// is broken off. Defaults to 30 s.
+	StallTimeout time.Duration
+
+	// MaxDuration is how long one snapshot may take, and so how long it can hold up the database's
+	// vacuum. Defaults to 1 h.
+	MaxDuration time.Duration
+
+	// RequestTimeout is the time for everything that is not a snapshot. Defaults to 15 s.
+	RequestTimeout time.Duration
+
+	// DrainTimeout is how long Serve lets snapshots run on when told to stop. Defaults to 15 s.
+	DrainTimeout time.Duration
+}
+
+func (cfg Config) withDefaults() Config {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Registry == nil {
+		cfg.Registry = prometheus.NewRegistry()
+	}
+	if cfg.Authorize == nil {
+		cfg.Authorize = func(context.Context, string, string) error { return nil }
+	}
+	setDefault(&cfg.MaxSnapshots, 4)
+	setDefault(&cfg.StallTimeout, 30*time.Second)
+	setDefault(&cfg.MaxDuration, time.Hour)
+	setDefault(&cfg.RequestTimeout, 15*time.Second)
+	setDefault(&cfg.DrainTimeout, 15*time.Second)
+	return cfg
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (cfg Config) check() error {
+	if cfg.Source == nil {
+		return errors.New("bootstrap: Config.Source is required")
+	}
+	if cfg.MaxSnapshots < 0 || min(cfg.StallTimeout, cfg.MaxDuration, cfg.RequestTimeout, cfg.DrainTimeout) < 0 {
+		return errors.New("bootstrap: negative limit")
+	}
+	return nil
+}
+
+// Server is the snapshot service.
+type Server struct {
+	cfg      Config
+	metrics  *metrics
+	handler  http.Handler
+	slots    chan struct{} // one element per running snapshot
+	encoders sync.Pool     // of *zstd.Encoder
+	draining atomic.Bool   // no new snapshots, not ready
+}
+
+// New returns a Server. It does no I/O. Use it by Serve, or mount Handler in a server of your own.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), slots: make(chan struct{}, cfg.MaxSnapshots)}
+	s.encoders.New = func() any { return newEncoder() }
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Handler answers the service's routes. A server that it is mounted in must not set WriteTimeout: the
+// deadlines are set here.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// newEncoder compresses in the goroutine that writes, so that there is nothing to wait for when a
+// snapshot is broken off. Level 1 is both smaller and faster than the next on snapshots, which are
+// mostly random ids; for the same reason a larger window gains nothing.
+func newEncoder() *zstd.Encoder {
+	enc, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic("bootstrap: zstd options: " + err.Error()) // they are constants
+	}
+	return enc
+}

@@ -1,0 +1,153 @@
+package bootstrap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// routes is all that is left to echo: finding the handler and the room's name. Handlers are plain.
+func (s *Server) routes() http.Handler {
+	e := echo.New()
+	e.HTTPErrorHandler = s.routingError
+	for path, h := range map[string]http.HandlerFunc{
+		"/v1/rooms/:room/snapshot": s.inRoom(s.snapshot),
+		"/v1/rooms/:room/stats":    s.inRoom(s.stats),
+		"/healthz":                 s.healthz,
+		"/readyz":                  s.readyz,
+		"/metrics":                 promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP,
+	} {
+		e.GET(path, s.plain(path, h))
+	}
+	return e
+}
+
+// plain runs a handler behind echo: with the room as path value, a deadline for the answer (a
+// snapshot moves it on), and counted. A panic is the fault of one request only.
+func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r, w := c.Request(), c.Response()
+		defer func() {
+			s.metrics.request(path, w.Status)
+			if cause := recover(); cause != nil {
+				s.panicked(r, cause)
+			}
+		}()
+		// Not every ResponseWriter can; then it is the deadline of whoever made it.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.RequestTimeout))
+		r.SetPathValue("room", c.Param("room"))
+		h(w, r)
+		return nil
+	}
+}
+
+// panicked breaks the answer off. http.ErrAbortHandler is how a handler asks for just that.
+func (s *Server) panicked(r *http.Request, cause any) {
+	if cause != http.ErrAbortHandler {
+		s.metrics.panics.Inc()
+		s.cfg.Logger.Error("panic", "cause", cause, "path", r.URL.Path, "stack", string(debug.Stack()))
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// routingError answers for what has no route or not that method.
+func (s *Server) routingError(err error, c echo.Context) {
+	status := http.StatusInternalServerError
+	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
+		status = he.Code
+	}
+	s.metrics.request("other", status)
+	wire.WriteError(c.Response(), status, wire.NewError(wire.CodeBadRequest, "%s", http.StatusText(status)))
+}
+
+// inRoom lets a request through that names a room by a right name and may read it.
+func (s *Server) inRoom(h func(w http.ResponseWriter, r *http.Request, room string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		room := r.PathValue("room")
+		err := wire.ValidRoom(room)
+		if err == nil {
+			err = s.authorize(r, room)
+		}
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		h(w, r, room)
+	}
+}
+
+func (s *Server) authorize(r *http.Request, room string) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+	defer cancel()
+	return s.cfg.Authorize(ctx, bearer(r), room)
+}
+
+// bearer is the token of the request, empty if there is none.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// refuse answers with an error. What is not for the client to know goes to the log.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	e := wire.AsError(err)
+	status := e.Code.HTTPStatus()
+	if errors.Is(err, wire.ErrUnknownRoom) {
+		status = http.StatusNotFound
+	}
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if e.Code == wire.CodeInternal && r.Context().Err() == nil {
+		s.cfg.Logger.Error("request failed", "path", r.URL.Path, "error", err)
+	}
+	wire.WriteError(w, status, e)
+}
+
+func (s *Server) stats(w http.ResponseWriter, r *http.Request, room string) {
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+	defer cancel()
+	stats, err := s.cfg.Source.Stats(ctx, room)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	writeJSON(w, stats)
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]string{"status": "ok"})
+}
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+	defer cancel()
+	if s.draining.Load() {
+		s.refuse(w, r, wire.NewError(wire.CodeBusy, "the server is stopping"))
+		return
+	}
+	if err := s.cfg.Source.Ready(ctx); err != nil {
+		s.cfg.Logger.Warn("not ready", "error", err)
+		s.refuse(w, r, wire.NewError(wire.CodeBusy, "the database is not ready"))
+		return
+	}
+	writeJSON(w, map[string]string{"status": "ready"})
+}
+
+func writeJSON(w http.ResponseWriter, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell
+}

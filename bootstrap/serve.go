@@ -1,0 +1,96 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Limits of the HTTP server against peers that send nothing, or too much.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+)
+
+// Serve answers requests on ln until ctx is done, and closes ln. It then takes no new connections nor
+// snapshots, gives the running ones Config.DrainTimeout, breaks off those that are left, and returns
+// when the last handler has. The error is nil where ctx ended it. Serve may be called once.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	gate := &gate{next: s.handler}
+	srv := &http.Server{
+		Handler:           gate,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+
+	var err error
+	select {
+	case err = <-failed: // the listener broke
+	case <-ctx.Done():
+		s.shutdown(ctx, srv)
+		err = <-failed
+	}
+	cancel()
+	_ = srv.Close() // what is left is being broken off; there is nothing to learn from it
+	gate.close()
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve snapshots: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) shutdown(ctx context.Context, srv *http.Server) {
+	s.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		s.cfg.Logger.Warn("snapshots are broken off", "running", len(s.slots), "drain_timeout", s.cfg.DrainTimeout)
+	}
+}
+
+// gate counts the handlers that run, because http.Server.Close does not wait for them.
+type gate struct {
+	next http.Handler
+
+	mu      sync.Mutex // held where closed changes or running grows, so that Wait cannot miss one
+	closed  bool
+	running sync.WaitGroup
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !g.enter() {
+		panic(http.ErrAbortHandler)
+	}
+	defer g.running.Done()
+	g.next.ServeHTTP(w, r)
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.running.Add(1)
+	}
+	return !g.closed
+}
+
+// close lets nobody in any more and waits for those inside.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.running.Wait()
+}

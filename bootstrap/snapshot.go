@@ -1,0 +1,252 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// What became of a snapshot: the result in the log line and the label of the metric.
+const (
+	resultComplete = "complete"
+	resultRefused  = "refused" // by the source, before the first byte: an unknown room for instance
+	resultBusy     = "busy"    // turned away
+	resultGone     = "gone"    // the client went away, or the server was told to stop
+	resultStalled  = "stalled" // the client took nothing for StallTimeout
+	resultExpired  = "expired" // it took longer than MaxDuration
+	resultFailed   = "failed"  // the source failed
+)
+
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
+	w.Header().Set("Vary", "Accept-Encoding")
+	code, ok := negotiate(r.Header.Values("Accept-Encoding"))
+	if !ok {
+		e := wire.NewError(wire.CodeBadRequest, "a snapshot is sent as identity or zstd, and neither is accepted")
+		wire.WriteError(w, http.StatusNotAcceptable, e)
+		return
+	}
+	if !s.take() {
+		s.metrics.snapshots.WithLabelValues(resultBusy).Inc()
+		s.refuse(w, r, wire.NewError(wire.CodeBusy, "no more snapshots at a time"))
+		return
+	}
+	defer s.release()
+
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.MaxDuration)
+	defer cancel()
+	st := s.newStream(w, code, began.Add(s.cfg.MaxDuration))
+	defer s.recycle(st)
+	header, err := s.send(ctx, room, st)
+	s.report(r, st, header, outcome(r.Context(), ctx, st, err), time.Since(began), err)
+	switch {
+	case err != nil && st.begun:
+		panic(http.ErrAbortHandler) // breaks the body off: the client must not take it for whole
+	case err != nil:
+		s.refuse(w, r, err)
+	}
+}
+
+// take occupies a place for a snapshot if there is one.
+func (s *Server) take() bool {
+	if s.draining.Load() {
+		return false
+	}
+	select {
+	case s.slots <- struct{}{}:
+		s.metrics.running.Inc()
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Server) release() {
+	s.metrics.running.Dec()
+	<-s.slots
+}
+
+// send streams the snapshot. The compressor is finished only after the source has ended its
+// transaction well: a compressed stream whose source failed at the very end stays incomplete.
+func (s *Server) send(ctx context.Context, room string, st *stream) (header format.Header, err error) {
+	err = s.cfg.Source.Snapshot(ctx, room, func(snap format.Snapshot) error {
+		header = snap.Header()
+		_, err := format.WriteSnapshot(ctx, st, snap)
+		return err
+	})
+	if err != nil {
+		return header, err
+	}
+	return header, st.finish()
+}
+
+// outcome names the reason for the end. The stream's own error goes first: a source that was broken
+// off by it may report anything.
+func outcome(request, limited context.Context, st *stream, err error) string {
+	switch {
+	case err == nil:
+		return resultComplete
+	case request.Err() != nil:
+		return resultGone
+	case errors.Is(limited.Err(), context.DeadlineExceeded):
+		return resultExpired
+	case errors.Is(st.err, os.ErrDeadlineExceeded):
+		return resultStalled
+	case st.err != nil:
+		return resultGone
+	case wire.AsError(err).Code != wire.CodeInternal:
+		return resultRefused
+	}
+	return resultFailed
+}
+
+func (s *Server) report(r *http.Request, st *stream, h format.Header, result string, took time.Duration, err error) {
+	s.metrics.snapshots.WithLabelValues(result).Inc()
+	if result == resultComplete {
+		s.metrics.seconds.Observe(took.Seconds())
+	}
+	attrs := []slog.Attr{
+		slog.String("result", result), slog.String("room", r.PathValue("room")), slog.Int64("seq", h.Seq),
+		slog.String("coding", string(st.coding)), slog.Int64("bytes", st.raw), slog.Int64("sent_bytes", st.sent),
+		slog.Duration("took", took), slog.String("remote", r.RemoteAddr),
+	}
+	level := slog.LevelInfo
+	switch result {
+	case resultStalled, resultExpired:
+		level = slog.LevelWarn
+	case resultFailed:
+		level = slog.LevelError
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	s.cfg.Logger.LogAttrs(r.Context(), level, "snapshot", attrs...)
+}
+
+// stream is the body of one answer. The first write, which is the snapshot's header, is sent on at
+// once, so that a client knows what to expect while the database still gathers rows.
+type stream struct {
+	coding  coding
+	encoder *zstd.Encoder // nil for identity
+	w       http.ResponseWriter
+	control *http.ResponseController
+	stall   time.Duration
+	until   time.Time
+	metrics *metrics
+
+	begun     bool
+	raw, sent int64 // bytes before and after compression
+	err       error // of the socket
+}
+
+func (s *Server) newStream(w http.ResponseWriter, code coding, until time.Time) *stream {
+	st := &stream{
+		coding: code, w: w, control: http.NewResponseController(w),
+		stall: s.cfg.StallTimeout, until: until, metrics: s.metrics,
+	}
+	if code == zstdCode {
+		st.encoder = s.encoders.Get().(*zstd.Encoder)
+		st.encoder.Reset((*socket)(st))
+	}
+	return st
+}
+
+// recycle gives the compressor back. It forgets the socket, so that nothing of a stream that was
+// broken off can still be written.
+func (s *Server) recycle(st *stream) {
+	if st.encoder != nil {
+		st.encoder.Reset(nil)
+		s.encoders.Put(st.encoder)
+	}
+}
+
+// Write implements io.Writer for the snapshot's bytes.
+func (st *stream) Write(p []byte) (n int, err error) {
+	first := !st.begun
+	if first {
+		st.begin()
+	}
+	if st.encoder != nil {
+		n, err = st.encoder.Write(p)
+	} else {
+		n, err = (*socket)(st).Write(p)
+	}
+	st.raw += int64(n)
+	st.metrics.raw.Add(float64(n))
+	if first && err == nil {
+		err = st.flush()
+	}
+	return n, err
+}
+
+func (st *stream) begin() {
+	st.begun = true
+	h := st.w.Header()
+	h.Set("Content-Type", format.ContentType)
+	h.Set("Cache-Control", "no-store")
+	if st.encoder != nil {
+		h.Set("Content-Encoding", string(zstdCode))
+	}
+	st.w.WriteHeader(http.StatusOK)
+}
+
+func (st *stream) flush() error {
+	if st.encoder != nil {
+		if err := st.encoder.Flush(); err != nil {
+			return err
+		}
+	}
+	return st.flushSocket()
+}
+
+// finish writes what the compressor holds back.
+func (st *stream) finish() error {
+	if st.encoder != nil {
+		if err := st.encoder.Close(); err != nil {
+			return fmt.Errorf("finish compression: %w", err)
+		}
+	}
+	return st.flushSocket()
+}
+
+func (st *stream) flushSocket() error {
+	st.extend()
+	if err := st.control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		st.err = err
+		return fmt.Errorf("flush: %w", err)
+	}
+	return nil
+}
+
+// extend moves the socket's deadline on.
+func (st *stream) extend() {
+	deadline := time.Now().Add(st.stall)
+	if st.until.Before(deadline) {
+		deadline = st.until
+	}
+	// Not every ResponseWriter can; then it is the deadline of whoever made it.
+	_ = st.control.SetWriteDeadline(deadline)
+}
+
+// socket is the stream's lower end, behind the compressor.
+type socket stream
+
+func (s *socket) Write(p []byte) (int, error) {
+	(*stream)(s).extend()
+	n, err := s.w.Write(p)
+	s.sent += int64(n)
+	s.metrics.sent.Add(float64(n))
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
