@@ -256,14 +256,11 @@ func (r *opReader) readSet(op *Op, f byte) {
 		op.Key = string(r.bytes())
 	}
 	value := r.bytes()
-	if r.err != nil {
-		return
-	}
 	if !utf8.ValidString(op.Key) {
 		r.fail("a key is not UTF-8")
 	}
-	if op.Value, r.err = CompactValue(value); r.err != nil {
-		r.rest = nil
+	if r.err == nil {
+		op.Value, r.err = CompactValue(value)
 	}
 }
 
