@@ -134,7 +134,7 @@ func (l replayLog) move(row *node, m pastMove) Move {
 func (l replayLog) Add(op moveop.Op, effective bool) error {
 	n, p := l.t.nodes.intern(op.Node), l.t.nodes.intern(op.Parent)
 	l.t.log(op.TS, n, p)
-	l.t.settle(n, pastMove{op.TS, op.OrderKey, p, effective})
+	l.t.settle(n, pastMove{op.TS, l.t.keys.add(op.OrderKey), p, effective})
 	return nil
 }
 

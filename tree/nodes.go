@@ -18,11 +18,11 @@ const (
 
 // node is what a Tree knows of a node that any op named. Its placement is its last effective move:
 // the log holds that move here and nowhere else. A node that was created and never touched again
-// costs this struct, its order key and an entry of the timeline.
+// costs this struct, the bytes of its order key and an entry of the timeline.
 type node struct {
 	id     moveop.NodeID
 	ts     moveop.Timestamp // of the placement; zero where there is none
-	key    string           // order key
+	key    keyRef           // order key
 	hash   uint64           // moveop.PlacementHash of the placement
 	parent index            // none where there is no placement
 	named  bool             // some move of another node has this one as its parent
@@ -39,7 +39,7 @@ type more struct {
 // pastMove is a move that is not its node's placement: superseded, or not effective.
 type pastMove struct {
 	ts        moveop.Timestamp
-	key       string
+	key       keyRef
 	parent    index
 	effective bool
 }

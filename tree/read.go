@@ -21,7 +21,7 @@ func (t *Tree) Placement(n moveop.NodeID) (p Placement, ok bool) {
 		return Placement{}, false
 	}
 	row := t.nodes.at(i)
-	return Placement{t.nodes.at(row.parent).id, row.key, row.ts}, true
+	return Placement{t.nodes.at(row.parent).id, string(t.keys.get(row.key)), row.ts}, true
 }
 
 // Nodes visits every node that an op named, placed or not, without Root and Trash, in no useful
@@ -143,7 +143,7 @@ func (t *Tree) op(e *event) moveop.Op {
 		return op
 	}
 	m := row.moveAt(e.ts)
-	op.Parent, op.OrderKey = t.nodes.at(m.parent).id, m.key
+	op.Parent, op.OrderKey = t.nodes.at(m.parent).id, string(t.keys.get(m.key))
 	return op
 }
 

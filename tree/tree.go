@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -41,15 +42,18 @@ func (s Status) String() string {
 
 // Tree is a replica in memory: the log of a room and the tree that it makes. Of an op it keeps the
 // body; what an author knew and the server's sequence number are circumstances that it has no use
-// for. It keeps the strings and values of the ops it is given, which must not change afterwards.
+// for. It keeps the values of the ops it is given, which must not change afterwards.
 type Tree struct {
 	nodes    nodes
+	keys     keys
 	timeline timeline
 	version  map[moveop.ReplicaID]moveop.Timestamp
 	digest   moveop.Digest
 
 	newest     moveop.Timestamp // of all ops
 	newestMove moveop.Timestamp
+
+	fresh []int // of check, kept for its memory
 }
 
 // New returns an empty tree: Root and Trash, and nothing below them.
@@ -98,7 +102,8 @@ func statusOf(effective bool) Status {
 // check returns the positions of the ops that are new, in timestamp order, and marks the others as
 // duplicates.
 func (t *Tree) check(ops []moveop.Op, statuses []Status) (fresh []int, err error) {
-	fresh = make([]int, 0, len(ops))
+	fresh = t.fresh[:0]
+	defer func() { t.fresh = fresh[:0] }()
 	sorted := true
 	for i := range ops {
 		if err := checkOp(&ops[i]); err != nil {
@@ -139,6 +144,8 @@ func checkOp(op *moveop.Op) error {
 		return fmt.Errorf("apply %s: %w: reserved timestamp", op.TS, moveop.ErrInvalidOp)
 	case op.Kind == moveop.Move && op.Node.IsReserved():
 		return fmt.Errorf("apply %s: %w: Root and Trash cannot be moved", op.TS, moveop.ErrInvalidOp)
+	case len(op.OrderKey) > moveop.MaxOrderKeyBytes:
+		return fmt.Errorf("apply %s: %w: order key of %d bytes", op.TS, moveop.ErrInvalidOp, len(op.OrderKey))
 	case op.Kind != moveop.Move && op.Kind != moveop.Set:
 		return fmt.Errorf("apply %s: %w: unknown kind %d", op.TS, moveop.ErrInvalidOp, op.Kind)
 	}
@@ -182,7 +189,7 @@ func (t *Tree) applyNewest(op *moveop.Op) (effective bool) {
 	row := t.nodes.at(n)
 	effective = n != p && !(row.named && t.isAbove(n, p))
 	t.log(op.TS, n, p)
-	t.settle(n, pastMove{op.TS, op.OrderKey, p, effective})
+	t.settle(n, pastMove{op.TS, t.keys.add(op.OrderKey), p, effective})
 	return effective
 }
 
@@ -216,7 +223,7 @@ func (t *Tree) place(n index, m pastMove) {
 	t.unplace(n)
 	row := t.nodes.at(n)
 	row.ts, row.key, row.parent = m.ts, m.key, m.parent
-	row.hash = moveop.PlacementHash(row.id, t.nodes.at(m.parent).id, m.key)
+	row.hash = moveop.PlacementHash(row.id, t.nodes.at(m.parent).id, string(t.keys.get(m.key)))
 	t.digest.State ^= row.hash
 	siblings := &t.nodes.at(m.parent).extend().children
 	siblings.insert(t.sibling(siblings, row), n)
@@ -231,15 +238,16 @@ func (t *Tree) unplace(n index) {
 	siblings := &t.nodes.at(row.parent).more.children
 	siblings.remove(t.sibling(siblings, row))
 	t.digest.State ^= row.hash
-	row.ts, row.key, row.parent, row.hash = moveop.Timestamp{}, "", none, 0
+	row.ts, row.key, row.parent, row.hash = moveop.Timestamp{}, 0, none, 0
 }
 
 // sibling is the place among siblings where row is or belongs.
 func (t *Tree) sibling(siblings *chunked[index], row *node) place {
+	key := t.keys.get(row.key)
 	return siblings.search(func(i *index) bool {
 		other := t.nodes.at(*i)
-		if other.key != row.key {
-			return other.key < row.key
+		if c := bytes.Compare(t.keys.get(other.key), key); c != 0 {
+			return c < 0
 		}
 		return other.id.Compare(row.id) < 0
 	})
