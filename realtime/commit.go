@@ -1,0 +1,257 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// job is a checked push on its way into the log.
+type job struct {
+	ops []moveop.Op
+	// epoch is the history that the author's cursor belongs to; empty where it has none.
+	epoch string
+	// done is called exactly once, from the hub's goroutine; it must not block.
+	done func(wire.Applied, error)
+}
+
+// submit hands a job to the committer; it waits where many are ahead. The caller keeps the hub alive
+// until done has been called. Only if submit fails, done is not called.
+func (h *hub) submit(ctx context.Context, j *job) error {
+	select {
+	case h.jobs <- j:
+		return nil
+	case <-ctx.Done():
+		return wire.NewError(wire.CodeBusy, "the server is overloaded or stopping")
+	}
+}
+
+// commitLoop applies one transaction at a time; pushes that arrive meanwhile go together into the
+// next one. It outlives a cancelled ctx, so that every job is answered.
+func (h *hub) commitLoop(ctx context.Context) {
+	for {
+		j := h.held
+		h.held = nil
+		if j == nil {
+			select {
+			case <-h.quit:
+				return
+			case j = <-h.jobs:
+			}
+		}
+		h.commitGuarded(ctx, h.gather(j))
+	}
+}
+
+// gather adds the jobs that are waiting, as far as they fit into one batch.
+func (h *hub) gather(first *job) []*job {
+	group, n := []*job{first}, len(first.ops)
+	for {
+		select {
+		case j := <-h.jobs:
+			if n += len(j.ops); n > h.srv.cfg.Limits.MaxOps {
+				h.held = j
+				return group
+			}
+			group = append(group, j)
+		default:
+			return group
+		}
+	}
+}
+
+// commitGuarded answers every job of the group, whatever happens.
+func (h *hub) commitGuarded(ctx context.Context, group []*job) {
+	answered := 0
+	answer := func(applied wire.Applied, err error) {
+		j := group[answered]
+		answered++
+		j.done(applied, err)
+	}
+	h.srv.guard(h.log, func() { h.commit(ctx, group, answer) })
+	for answered < len(group) { // it panicked
+		answer(wire.Applied{}, wire.NewError(wire.CodeInternal, "internal error"))
+	}
+}
+
+// commit applies a group as one batch. A batch is atomic, so where the group is refused each job is
+// applied by itself, and only the guilty one is refused. It answers the jobs in order.
+func (h *hub) commit(ctx context.Context, group []*job, answer func(wire.Applied, error)) {
+	if err := h.ensureRoom(ctx); err != nil {
+		for range group {
+			answer(wire.Applied{}, err)
+		}
+		return
+	}
+	if len(group) > 1 && h.commitTogether(ctx, group, answer) {
+		return
+	}
+	for _, j := range group {
+		answer(h.apply(ctx, j))
+	}
+}
+
+func (h *hub) commitTogether(ctx context.Context, group []*job, answer func(wire.Applied, error)) bool {
+	var all job
+	for _, j := range group {
+		if h.foreign(j) != nil {
+			return false
+		}
+		all.ops = append(all.ops, j.ops...)
+	}
+	applied, err := h.apply(ctx, &all)
+	if err != nil {
+		return false // applying what was perhaps committed again is harmless
+	}
+	h.srv.metrics.grouped.Observe(float64(len(group)))
+	results := applied.Results
+	for _, j := range group {
+		answer(wire.Applied{Head: applied.Head, Results: results[:len(j.ops)]}, nil)
+		results = results[len(j.ops):]
+	}
+	return true
+}
+
+// apply applies one batch. Its error is always a *wire.Error.
+func (h *hub) apply(ctx context.Context, j *job) (wire.Applied, error) {
+	if err := h.foreign(j); err != nil {
+		return wire.Applied{}, err
+	}
+	ctx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	begin := time.Now()
+	applied, err := h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
+	h.srv.metrics.commits.Observe(time.Since(begin).Seconds())
+	if err != nil {
+		return wire.Applied{}, h.srv.storeError(h.log, "apply batch", err)
+	}
+	if len(applied.Results) != len(j.ops) {
+		h.log.Error("the store answered for another number of ops", "ops", len(j.ops), "results", len(applied.Results))
+		return wire.Applied{}, wire.NewError(wire.CodeInternal, "internal error")
+	}
+	signal(h.dirty)
+	return applied, nil
+}
+
+// foreign refuses a job whose author's cursor belongs to another history: its ops' known means
+// nothing in this one. The author has been sent a resync, and pushes again after it.
+func (h *hub) foreign(j *job) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if j.epoch != "" && j.epoch != h.epoch {
+		return wire.NewError(wire.CodeBusy, "the room's history was replaced: resync, then push again")
+	}
+	return nil
+}
+
+// ensureRoom makes the room with the epoch that its sockets were told, unless somebody was first.
+func (h *hub) ensureRoom(ctx context.Context) error {
+	h.mu.Lock()
+	exists, epoch, before := h.exists, h.epoch, h.relayed
+	h.mu.Unlock()
+	if exists {
+		return nil
+	}
+	ctx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	room, err := h.srv.cfg.Store.CreateRoom(ctx, h.room, epoch)
+	if err != nil {
+		return h.srv.storeError(h.log, "create room", err)
+	}
+	h.adopt(room, before)
+	return nil
+}
+
+// answerPush makes the reply to a push out of what became of it.
+func (s *Server) answerPush(id string, applied wire.Applied, err error) wire.Message {
+	if err == nil {
+		s.metrics.pushes.WithLabelValues("ack").Inc()
+		s.metrics.pushedOps.Add(float64(len(applied.Results)))
+		return wire.Ack{ID: id, Head: applied.Head, Results: applied.Results}
+	}
+	nack := wire.Nack{ID: id, Error: *wire.AsError(err)}
+	nack.ServerTime = s.cfg.Now().UnixMilli()
+	s.metrics.pushes.WithLabelValues(string(nack.Code)).Inc()
+	return nack
+}
+
+// checkPush checks what can be told without the log, and takes off what only the server sets.
+func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
+	if len(ops) == 0 {
+		return wire.NewError(wire.CodeBadRequest, "a push needs at least one op")
+	}
+	if limit := s.cfg.Limits.MaxOps; len(ops) > limit {
+		return wire.NewError(wire.CodeTooLarge, "%d ops in one push, the limit is %d", len(ops), limit)
+	}
+	for i := range ops {
+		op := &ops[i]
+		if err := op.Validate(s.cfg.Limits.Op); err != nil {
+			return wire.OpError(wire.CodeInvalidOp, op.TS, "%s", err.Error())
+		}
+		if op.TS.Replica() != replica {
+			return wire.OpError(wire.CodeForbiddenReplica, op.TS, "the op is by replica %s, the session by %s", op.TS.Replica(), replica)
+		}
+		if i > 0 && ops[i-1].TS == op.TS && !ops[i-1].SameBody(*op) {
+			return wire.OpError(wire.CodeConflict, op.TS, "the timestamp is twice in the batch with different bodies")
+		}
+		if i > 0 && !ops[i-1].TS.Before(op.TS) {
+			return wire.OpError(wire.CodeOutOfOrder, op.TS, "the batch is not in ascending order of timestamps")
+		}
+		op.Seq, op.Cause = 0, moveop.Timestamp{}
+	}
+	return nil
+}
+
+// storeError turns a failed store call into what the client is told: a refusal as it is; an unknown
+// room as such; a deadline as busy; anything else, which is logged here, as internal.
+// Of many such faults, which a lost database gives, some are logged.
+func (s *Server) storeError(log logger, doing string, err error) *wire.Error {
+	if refused, ok := errors.AsType[*wire.Error](err); ok {
+		return refused
+	}
+	if errors.Is(err, wire.ErrUnknownRoom) {
+		return wire.UnknownRoom()
+	}
+	if errors.Is(err, context.Canceled) { // by the peer, or by a drain cut short
+		return wire.NewError(wire.CodeBusy, "the request was cancelled")
+	}
+	s.metrics.storeFails.Inc()
+	if s.faults.allow() {
+		log.Error(doing, "error", err)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return wire.NewError(wire.CodeBusy, "the database took too long")
+	}
+	return wire.NewError(wire.CodeInternal, "internal error")
+}
+
+// storeContext bounds one store call.
+func (s *Server) storeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.cfg.Timing.Store)
+}
+
+// throttle lets one event through in each interval.
+type throttle struct {
+	mu    sync.Mutex
+	every time.Duration
+	last  time.Time
+}
+
+func (t *throttle) allow() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.last.IsZero() && time.Since(t.last) < t.every {
+		return false
+	}
+	t.last = time.Now()
+	return true
+}
+
+// logger is the part of slog.Logger that faults are told to.
+type logger interface {
+	Error(msg string, args ...any)
+}

@@ -1,0 +1,231 @@
+// Package realtime is the room server: it takes pushed operations, has the store apply them in one
+// transaction, and relays what was committed to everybody in the room.
+//
+// # Invariants
+//
+//   - Only the committed log feeds sockets. What a socket is sent comes from Store.OpsAfter (or from
+//     the tail of it that the room's hub keeps in memory), never from a push.
+//   - A socket is sent contiguous ranges of seq. Its place is one number, the cursor; a socket that
+//     lags keeps its place and is caught up from the log. There is no queue of ops per socket.
+//   - Nothing is acknowledged before it is committed.
+//   - Everything is bounded: frames, batches, pushes in flight and unsent replies per socket (where they
+//     are full the socket is not read), the tail in memory, presence.
+//
+// # Goroutines
+//
+// Each room that is in use has a hub with one goroutine that relays and one that commits; each socket
+// has one that reads (its HTTP handler's) and one that writes. Serve owns them all and returns after
+// they have stopped. Server is safe for concurrent use.
+//
+// The protocol, with its codes and what a client does about each, is described in package wire.
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Store is the committed log and what can be read from it. A refused batch is a *wire.Error, a room
+// that does not exist wire.ErrUnknownRoom; with any other error of Apply it is not known whether the
+// batch was committed, which is harmless because applying it again is. Implementations are safe for
+// concurrent use.
+type Store interface {
+	// Ready reports why the store cannot serve, nil if it can.
+	Ready(ctx context.Context) error
+	// CreateRoom makes the room unless it is there, and returns it as it is: with the epoch of whoever
+	// was first.
+	CreateRoom(ctx context.Context, room, epoch string) (wire.Room, error)
+	Room(ctx context.Context, room string) (wire.Room, error)
+	// LastTimestamp is the newest timestamp held from a replica, zero if none.
+	LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error)
+	// Apply applies one batch as one transaction.
+	Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error)
+	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head.
+	OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error)
+	Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit int) (wire.Page, error)
+	// Subtree reads everything below node, at most depth levels down (0: all of them).
+	Subtree(ctx context.Context, room string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error)
+	Stats(ctx context.Context, room string) (wire.Stats, error)
+}
+
+// Grant is what a token allows in a room. Without Read the room does not exist for its bearer.
+type Grant struct {
+	Read  bool
+	Write bool
+	// User is shown to the others in the room; empty for nobody in particular.
+	User string
+}
+
+// Config is what New needs. Only Store is required.
+type Config struct {
+	Store Store
+
+	// Logger gets one line per session and per fault. Defaults to none.
+	Logger *slog.Logger
+
+	// Registry takes the metrics and is what /metrics shows. Defaults to one of its own.
+	Registry *prometheus.Registry
+
+	// Authorize says what a token (empty: none was given) allows in a room. An error that is a
+	// *wire.Error goes to the client as it is, any other as internal. Defaults to everything for
+	// everybody.
+	Authorize func(ctx context.Context, token, room string) (Grant, error)
+
+	// AllowedOrigins are the origins ("https://app.example.com", compared exactly) of web pages that
+	// may use the service. Requests without an Origin header, which browsers do not make, are let
+	// through. Defaults to the page's own host only.
+	AllowedOrigins []string
+
+	Limits Limits
+	Timing Timing
+
+	// Now is the wall clock that clients are told. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Limits bounds what one room, socket or message may cost. Zero fields get their default.
+type Limits struct {
+	// MaxOps is the number of ops of one push, and of one frame of ops. Defaults to 1,000.
+	MaxOps int
+	// MaxFrame is the size of one received frame or HTTP body, and the most that a sent frame of ops
+	// takes, in bytes. Defaults to 1 MiB. It must hold the largest op twice.
+	MaxFrame int64
+	// Op bounds what one op may carry. Defaults to moveop.DefaultLimits.
+	Op moveop.Limits
+	// Pushes is the number of a socket's pushes that are not answered yet; its next frame is read
+	// after that. Defaults to 4.
+	Pushes int
+	// ReplyBytes is the size of a socket's unsent replies above which its next frame is not read, so
+	// that a socket that does not read is not answered either. Defaults to 256 KiB.
+	ReplyBytes int
+	// TailBytes is how much of a room's newest ops is kept in memory for all its sockets. Defaults
+	// to 4 MiB.
+	TailBytes int
+	// PresenceBytes is the size of one presence state. Defaults to 4 KiB.
+	PresenceBytes int
+	// NameBytes is the size of the display name in hello. Defaults to 128.
+	NameBytes int
+	// Readers is the number of catch-up reads of the log at a time, over all rooms. Defaults to 8.
+	Readers int
+}
+
+// Timing holds the server's intervals and deadlines. Zero fields get their default.
+type Timing struct {
+	// Hello is the time for the first message, the close code after it 4408. Defaults to 5 s.
+	Hello time.Duration
+	// Poll is how often a room's head is read from the store, which is how commits of other processes
+	// are found. Defaults to 1 s.
+	Poll time.Duration
+	// Head is how often an idle room sends its head and digest. Defaults to 5 s.
+	Head time.Duration
+	// Presence is the time over which presence is coalesced. Defaults to 100 ms.
+	Presence time.Duration
+	// PresenceTTL is how long presence lasts after its replica's last message. Defaults to 5 min.
+	PresenceTTL time.Duration
+	// Ping is how often a socket is asked for a sign of life; one that gave none for three times
+	// that is closed. Defaults to 20 s.
+	Ping time.Duration
+	// Probe is how long the older one of two sockets of a replica has to prove that it is alive.
+	// Defaults to 2 s.
+	Probe time.Duration
+	// Lag is how long a socket may stay behind, once it was up to date, and how long it may take for
+	// one frame; then it is closed with 1013. A frame not taken within twice that cuts the
+	// connection. Defaults to 30 s.
+	Lag time.Duration
+	// Store is the time for one call of the store, such as applying a batch. Defaults to 30 s.
+	Store time.Duration
+	// Close is how long the peer may take for the closing handshake. Defaults to 2 s.
+	Close time.Duration
+	// Drain is how long Serve waits, when told to stop, for commits, acks and closing handshakes.
+	// Defaults to 15 s.
+	Drain time.Duration
+	// Restart is the delay that clients are given when the server stops. Defaults to 1 s.
+	Restart time.Duration
+}
+
+func (cfg Config) withDefaults() Config {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Registry == nil {
+		cfg.Registry = prometheus.NewRegistry()
+	}
+	if cfg.Authorize == nil {
+		cfg.Authorize = func(context.Context, string, string) (Grant, error) {
+			return Grant{Read: true, Write: true}, nil
+		}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	cfg.Limits.setDefaults()
+	cfg.Timing.setDefaults()
+	return cfg
+}
+
+func (l *Limits) setDefaults() {
+	setDefault(&l.MaxOps, wire.DefaultLimit)
+	setDefault(&l.MaxFrame, 1<<20)
+	setDefault(&l.Op, moveop.DefaultLimits)
+	setDefault(&l.Pushes, 4)
+	setDefault(&l.ReplyBytes, 256<<10)
+	setDefault(&l.TailBytes, 4<<20)
+	setDefault(&l.PresenceBytes, 4<<10)
+	setDefault(&l.NameBytes, 128)
+	setDefault(&l.Readers, 8)
+}
+
+func (t *Timing) setDefaults() {
+	setDefault(&t.Hello, 5*time.Second)
+	setDefault(&t.Poll, time.Second)
+	setDefault(&t.Head, 5*time.Second)
+	setDefault(&t.Presence, 100*time.Millisecond)
+	setDefault(&t.PresenceTTL, 5*time.Minute)
+	setDefault(&t.Ping, 20*time.Second)
+	setDefault(&t.Probe, 2*time.Second)
+	setDefault(&t.Lag, 30*time.Second)
+	setDefault(&t.Store, 30*time.Second)
+	setDefault(&t.Close, 2*time.Second)
+	setDefault(&t.Drain, 15*time.Second)
+	setDefault(&t.Restart, time.Second)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// check refuses configurations under which the server could not keep its promises.
+func (cfg Config) check() error {
+	if cfg.Store == nil {
+		return errors.New("realtime: Config.Store is required")
+	}
+	l := cfg.Limits
+	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < 2*int64(largest) {
+		return fmt.Errorf("realtime: MaxFrame %d is less than two ops of the largest size, %d", l.MaxFrame, largest)
+	}
+	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.PresenceBytes, l.NameBytes, l.Readers) < 0 {
+		return errors.New("realtime: negative limit")
+	}
+	if l.MaxOps > wire.MaxFrameOps {
+		return fmt.Errorf("realtime: MaxOps %d is more than a frame may hold, %d", l.MaxOps, wire.MaxFrameOps)
+	}
+	for _, origin := range cfg.AllowedOrigins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != origin {
+			return fmt.Errorf("realtime: origin %q is not of the form scheme://host[:port]", origin)
+		}
+	}
+	return nil
+}

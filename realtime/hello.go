@@ -1,0 +1,164 @@
+package realtime
+
+import (
+	"context"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// hello opens the session, or gives an open one a new cursor (after a resync and a bootstrap).
+func (s *session) hello(ctx context.Context, msg wire.Hello) {
+	if err := s.checkHello(msg); err != nil {
+		s.refuse(wire.AsError(err))
+		return
+	}
+	s.late.Stop()
+	if !s.greeted() {
+		if err := s.enter(ctx, msg); err != nil {
+			s.turnAway(err)
+			return
+		}
+	}
+	if err := s.welcome(ctx, msg); err != nil {
+		s.turnAway(err)
+	}
+}
+
+func (s *session) checkHello(msg wire.Hello) error {
+	if !msg.Replica.Valid() {
+		return wire.NewError(wire.CodeBadRequest, "hello needs a replica: 16 hexadecimal digits, not zero, the top bit clear")
+	}
+	if msg.Seq < 0 {
+		return wire.NewError(wire.CodeBadRequest, "seq is negative")
+	}
+	if limit := s.srv.cfg.Limits.NameBytes; len(msg.Name) > limit {
+		return wire.NewError(wire.CodeBadRequest, "the name has %d bytes, the limit is %d", len(msg.Name), limit)
+	}
+	if s.greeted() && msg.Replica != s.replica {
+		return wire.NewError(wire.CodeBadRequest, "the session is replica %s's", s.replica)
+	}
+	return nil
+}
+
+// enter checks the token and makes the session its replica's only one in the room.
+func (s *session) enter(ctx context.Context, msg wire.Hello) error {
+	token := s.token
+	if token == "" {
+		token = msg.Token
+	}
+	grant, err := s.authorize(ctx, token)
+	if err != nil {
+		return err
+	}
+	if !grant.Write {
+		if err := s.hub.mustExist(ctx); err != nil {
+			return err
+		}
+	}
+	s.hub.mu.Lock()
+	s.replica, s.name, s.grant = msg.Replica, msg.Name, grant
+	s.hub.mu.Unlock()
+	for {
+		older := s.hub.join(s)
+		if older == nil {
+			s.log.Info("joined", "replica", s.replica.String(), "user", grant.User)
+			return nil
+		}
+		if older.alive(ctx) {
+			return wire.NewError(wire.CodeReplicaInUse, "replica %s is connected already", s.replica)
+		}
+		older.close(wire.CloseReplicaInUse, "replaced: no sign of life")
+		s.hub.leave(older)
+	}
+}
+
+// alive asks the peer for a sign of life. It tells a second process with the same replica, which has
+// to be refused, from the same process after its network broke, whose old socket nobody answers on.
+func (s *session) alive(ctx context.Context) bool {
+	select { // of an earlier ping
+	case <-s.probes:
+	default:
+	}
+	deadline := time.NewTimer(s.srv.cfg.Timing.Probe)
+	defer deadline.Stop()
+	limit := time.Now().Add(s.srv.cfg.Timing.Probe)
+	if err := s.conn.WriteControl(websocket.PingMessage, []byte("probe"), limit); err != nil {
+		return false
+	}
+	select {
+	case <-s.probes:
+		return s.closeFrame() == nil
+	case <-deadline.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// welcome answers hello and sets the cursor.
+func (s *session) welcome(ctx context.Context, msg wire.Hello) error {
+	if msg.Seq > s.hub.seq() { // another process may have told it more than this one knows
+		if _, err := s.hub.refresh(ctx); err != nil {
+			return err
+		}
+	}
+	last, err := s.lastTimestamp(ctx)
+	if err != nil {
+		return err
+	}
+	epoch := ""
+	if msg.Epoch != nil {
+		epoch = *msg.Epoch
+	}
+	s.reply(s.prepareWelcome(epoch, msg.Seq, last))
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.place.greeted = true
+	signal(s.wake)
+	return nil
+}
+
+// lastTimestamp is the newest timestamp held from the replica, nil if none.
+func (s *session) lastTimestamp(ctx context.Context) (*moveop.Timestamp, error) {
+	if !s.hub.known() {
+		return nil, nil
+	}
+	ctx, cancel := s.srv.storeContext(ctx)
+	defer cancel()
+	last, err := s.srv.cfg.Store.LastTimestamp(ctx, s.hub.room, s.replica)
+	if err != nil {
+		return nil, s.srv.storeError(s.log, "read last timestamp", err)
+	}
+	if last.IsZero() {
+		return nil, nil
+	}
+	return &last, nil
+}
+
+// prepareWelcome sets the place that the welcome describes. Nothing is sent to the socket until the
+// welcome is queued; what happens in the room from here on is ahead of its place.
+func (s *session) prepareWelcome(epoch string, seq int64, last *moveop.Timestamp) wire.Welcome {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.place = place{
+		generation: s.place.generation,
+		peers:      h.peers.version,
+		joinedAt:   h.presence.published,
+		head:       h.headVer,
+	}
+	h.seek(s, epoch, seq)
+	return wire.Welcome{
+		Epoch:      h.epoch,
+		Head:       h.committed,
+		MinSeq:     h.minSeq,
+		ServerTime: s.srv.cfg.Now().UnixMilli(),
+		LastTS:     last,
+		Limits:     wire.Limits{MaxOps: s.srv.cfg.Limits.MaxOps, MaxFrame: s.srv.cfg.Limits.MaxFrame},
+		Status:     s.srv.status(),
+		Clients:    h.clients(),
+	}
+}

@@ -1,0 +1,235 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gorilla/websocket"
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// routes is the only place that knows Echo: it routes, everything else is a plain http.Handler.
+func (s *Server) routes() http.Handler {
+	e := echo.New()
+	e.HTTPErrorHandler = func(err error, c echo.Context) { s.routeError(err, c.Response()) }
+	get := func(path string, h http.HandlerFunc) { e.GET(path, s.route(path, h)) }
+	get("/v1/rooms/:room/ws", s.inRoom(s.serveSocket))
+	get("/v1/rooms/:room/ops", s.inRoom(s.getOps))
+	get("/v1/rooms/:room/children", s.inRoom(s.getChildren))
+	get("/v1/rooms/:room/subtree", s.inRoom(s.getSubtree))
+	get("/v1/rooms/:room/stats", s.inRoom(s.getStats))
+	e.POST("/v1/rooms/:room/ops", s.route("/v1/rooms/:room/ops", s.inRoom(s.postOps)))
+	get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
+	get("/readyz", s.readyz)
+	get("/metrics", promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP)
+	return s.recoverer(s.sameOrigin(e))
+}
+
+// route hands Echo's path parameters on, and counts.
+func (s *Server) route(path string, h http.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		for i, name := range c.ParamNames() {
+			r.SetPathValue(name, c.ParamValues()[i])
+		}
+		h(c.Response(), r)
+		s.metrics.requests.WithLabelValues(path, strconv.Itoa(c.Response().Status)).Inc()
+		return nil
+	}
+}
+
+// routeError answers what no route took.
+func (s *Server) routeError(err error, w http.ResponseWriter) {
+	status := http.StatusInternalServerError
+	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
+		status = he.Code
+	}
+	code := wire.CodeBadRequest
+	if status >= 500 {
+		code = wire.CodeInternal
+	}
+	wire.WriteError(w, status, wire.NewError(code, "%s", strings.ToLower(http.StatusText(status))))
+}
+
+// recoverer answers 500 for a handler that panicked, where it still can.
+func (s *Server) recoverer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it too
+				panic(v) // net/http's own way of cutting an answer short
+			}
+			s.metrics.panics.Inc()
+			s.cfg.Logger.Error("panic", "path", r.URL.Path, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+			fail(w, wire.NewError(wire.CodeInternal, "internal error"))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// sameOrigin refuses what a browser sends for a page of another site: upgrades, which browsers do not
+// hold back by themselves, and simple posts, which reach a service without a token too.
+func (s *Server) sameOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.originAllowed(r) {
+			fail(w, wire.NewError(wire.CodeForbidden, "the origin %.200q is not allowed", r.Header.Get("Origin")))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) originAllowed(r *http.Request) bool {
+	origins := r.Header.Values("Origin")
+	if len(origins) == 0 {
+		return true
+	}
+	if len(origins) > 1 {
+		return false
+	}
+	if len(s.cfg.AllowedOrigins) > 0 {
+		return slices.Contains(s.cfg.AllowedOrigins, origins[0])
+	}
+	u, err := url.Parse(origins[0])
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
+}
+
+// roomHandler serves a request for a room whose name is well-formed, with the token's grant.
+type roomHandler func(w http.ResponseWriter, r *http.Request, room string)
+
+// inRoom checks the room's name and keeps the server from draining under the request.
+func (s *Server) inRoom(h roomHandler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		leave, ok := s.enter()
+		if !ok {
+			fail(w, wire.NewError(wire.CodeBusy, "the server is stopping"))
+			return
+		}
+		defer leave()
+		room := r.PathValue("room")
+		if err := wire.ValidRoom(room); err != nil {
+			fail(w, wire.AsError(err))
+			return
+		}
+		h(w, r, room)
+	}
+}
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	if s.isDraining() {
+		fail(w, wire.NewError(wire.CodeBusy, "the server is stopping"))
+		return
+	}
+	if err := s.cfg.Store.Ready(r.Context()); err != nil {
+		s.cfg.Logger.Warn("not ready", "error", err)
+		fail(w, wire.NewError(wire.CodeBusy, "the database is not reachable or not migrated"))
+		return
+	}
+	writeText(w, "ready\n")
+}
+
+// bearer returns the token of the Authorization header, empty if there is none.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// serveSocket upgrades the request and serves the session. A token in the header is judged before
+// the upgrade, one in hello after it.
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string) {
+	codec, err := negotiate(r)
+	if err != nil {
+		fail(w, wire.AsError(err))
+		return
+	}
+	token := bearer(r)
+	if token != "" {
+		grant, err := s.authorize(r.Context(), token, room)
+		if err == nil && !grant.Read {
+			err = wire.UnknownRoom()
+		}
+		if err != nil {
+			failRoom(w, err)
+			return
+		}
+	}
+	h, err := s.acquire(r.Context(), room)
+	if err != nil {
+		failRoom(w, err)
+		return
+	}
+	defer s.release(h)
+	conn, err := s.upgrader(codec).Upgrade(w, r, nil)
+	if err != nil {
+		return // Upgrade has answered
+	}
+	session := newSession(s, conn, codec, h)
+	session.token = token
+	s.add(session)
+	defer s.remove(session)
+	session.serve(context.WithoutCancel(r.Context()))
+}
+
+// negotiate picks the form of the messages: the first that the client offers and the server speaks,
+// JSON where it offers none.
+func negotiate(r *http.Request) (wire.Codec, error) {
+	offers := websocket.Subprotocols(r)
+	for _, name := range offers {
+		if codec, ok := wire.CodecFor(name); ok {
+			return codec, nil
+		}
+	}
+	if len(offers) > 0 {
+		return nil, wire.NewError(wire.CodeBadRequest, "none of the subprotocols offered is %s or %s", wire.SubprotocolJSON, wire.SubprotocolBinary)
+	}
+	return wire.JSON, nil
+}
+
+// upgrader has small read buffers, shared write buffers and no compression: sockets are many and
+// mostly idle, frames shared.
+func (s *Server) upgrader(codec wire.Codec) *websocket.Upgrader {
+	return &websocket.Upgrader{
+		ReadBufferSize:  1024,
+		WriteBufferSize: 4096,
+		WriteBufferPool: &s.buffers,
+		Subprotocols:    []string{codec.Subprotocol()},
+		CheckOrigin:     func(*http.Request) bool { return true }, // sameOrigin has
+		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+			wire.WriteError(w, status, wire.NewError(wire.CodeBadRequest, "%s", reason.Error()))
+		},
+	}
+}
+
+// fail answers with the status of the error's code.
+func fail(w http.ResponseWriter, e *wire.Error) { wire.WriteError(w, e.Code.HTTPStatus(), e) }
+
+// failRoom is fail for errors about a room, of which unknown and invisible ones are 404 alike.
+func failRoom(w http.ResponseWriter, err error) {
+	e := wire.AsError(err)
+	if e.Code == wire.CodeForbidden {
+		wire.WriteError(w, http.StatusNotFound, wire.UnknownRoom())
+		return
+	}
+	fail(w, e)
+}
+
+func writeText(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(text)) // the peer is gone if this fails
+}

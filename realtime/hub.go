@@ -1,0 +1,431 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// hub is a room in use: who is in it, the tail of its log, and the two goroutines that feed them.
+//
+// A room that does not exist yet has a hub too, with a proposed epoch. The first push makes the room
+// with it; where another process was first with another epoch, all sockets get a resync.
+type hub struct {
+	srv  *Server
+	room string
+	log  *slog.Logger
+
+	dirty chan struct{} // something was committed
+	stir  chan struct{} // presence or members changed
+	jobs  chan *job
+	held  *job // taken from jobs, but too large for the group at hand; owned by commitLoop
+	chunk chunk
+
+	refs  int                // users: sockets and requests; guarded by srv.mu
+	quit  chan struct{}      // closed when there are none
+	abort context.CancelFunc // fails what the store is doing; set by start, guarded by loading
+
+	loading sync.Mutex
+	loaded  bool // guarded by loading
+
+	mu        sync.Mutex // guards what follows, and every session's place
+	exists    bool
+	epoch     string
+	minSeq    int64
+	committed int64 // the newest seq that the room's row was seen with
+	relayed   int64 // the newest seq taken into the tail, which ends there
+	tail      tail
+	members   map[*session]struct{}
+	byReplica map[moveop.ReplicaID]*session
+	peers     peerList
+	presence  presence
+	head      *frame // the newest idle head; headVersion counts them
+	headVer   int64
+	lastSent  time.Time // when ops or a head were last handed out
+}
+
+// peerList is the list of members as last published.
+type peerList struct {
+	frame     *frame
+	version   int64
+	changed   bool // since it was published
+	published time.Time
+}
+
+func newHub(srv *Server, room string) *hub {
+	return &hub{
+		srv:       srv,
+		room:      room,
+		log:       srv.cfg.Logger.With(slog.String("room", room)),
+		dirty:     make(chan struct{}, 1),
+		stir:      make(chan struct{}, 1),
+		jobs:      make(chan *job, 64),
+		quit:      make(chan struct{}),
+		chunk:     newChunk(srv.cfg.Limits),
+		tail:      tail{limit: srv.cfg.Limits.TailBytes},
+		members:   map[*session]struct{}{},
+		byReplica: map[moveop.ReplicaID]*session{},
+		presence:  presence{entries: map[moveop.ReplicaID]*presenceEntry{}},
+	}
+}
+
+// load reads the room and starts the goroutines, once; whoever comes in between waits for it.
+func (h *hub) load(ctx context.Context) error {
+	h.loading.Lock()
+	defer h.loading.Unlock()
+	if h.loaded {
+		return nil
+	}
+	storeCtx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	room, err := h.srv.cfg.Store.Room(storeCtx, h.room)
+	switch {
+	case errors.Is(err, wire.ErrUnknownRoom):
+		h.epoch = uuid.NewString()
+	case err != nil:
+		return h.srv.storeError(h.log, "read room", err)
+	default:
+		h.exists, h.epoch, h.minSeq = true, room.Epoch, room.MinSeq
+		h.committed, h.relayed = room.Head, room.Head
+	}
+	h.loaded, h.lastSent = true, time.Now()
+	h.start(ctx)
+	return nil
+}
+
+// start runs the goroutines until nobody uses the hub, not until the request that happened to be
+// first ends.
+func (h *hub) start(ctx context.Context) {
+	ctx, h.abort = context.WithCancel(context.WithoutCancel(ctx))
+	h.srv.metrics.rooms.Inc()
+	h.srv.running.Go(func() {
+		defer h.srv.metrics.rooms.Dec()
+		h.run(ctx)
+	})
+	h.srv.running.Go(func() { h.commitLoop(ctx) })
+}
+
+// end is called when nobody uses the hub any more.
+func (h *hub) end() {
+	close(h.quit)
+	h.cancel()
+}
+
+// cancel fails the store calls under way, and every later one; pushes are still answered.
+func (h *hub) cancel() {
+	h.loading.Lock()
+	defer h.loading.Unlock()
+	if h.abort != nil {
+		h.abort()
+	}
+}
+
+// run relays what was committed, by whichever process, and publishes members, presence and heads.
+func (h *hub) run(ctx context.Context) {
+	timing := h.srv.cfg.Timing
+	poll := time.NewTicker(timing.Poll)
+	defer poll.Stop()
+	tick := time.NewTimer(timing.Presence)
+	defer tick.Stop()
+	ticking := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.dirty:
+			h.srv.guard(h.log, func() { h.relay(ctx) })
+		case <-poll.C:
+			h.srv.guard(h.log, func() { h.poll(ctx) })
+		case <-h.stir:
+			if !ticking {
+				tick.Reset(timing.Presence)
+				ticking = true
+			}
+		case <-tick.C:
+			ticking = false
+			h.srv.guard(h.log, h.publish)
+		}
+	}
+}
+
+// relay takes what was committed since the last time into the tail and wakes the sockets.
+func (h *hub) relay(ctx context.Context) {
+	for {
+		after, limit := h.seq(), h.chunk.n
+		ops, err := h.readOps(ctx, after, limit)
+		if err != nil {
+			if !errors.Is(err, wire.ErrUnknownRoom) && ctx.Err() == nil {
+				_ = h.srv.storeError(h.log, "read ops", err) // logged there; the next poll tries again
+			}
+			return
+		}
+		if !contiguous(ops, after) {
+			h.log.Error("the log has a hole", "after", after)
+			return
+		}
+		h.chunk.adapt(ops)
+		h.extend(after, ops)
+		if len(ops) < limit {
+			return
+		}
+	}
+}
+
+func (h *hub) readOps(ctx context.Context, after int64, limit int) ([]moveop.Op, error) {
+	ctx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	return h.srv.cfg.Store.OpsAfter(ctx, h.room, after, limit)
+}
+
+func (h *hub) extend(after int64, ops []moveop.Op) {
+	if len(ops) == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.relayed != after {
+		return // another history was adopted in between
+	}
+	h.srv.metrics.relayed.Add(float64(len(ops)))
+	for len(ops) > 0 {
+		var f *opsFrame
+		f, ops = takeFrame(ops, h.srv.cfg.Limits.MaxFrame)
+		h.tail.push(f)
+		h.relayed = f.to
+	}
+	h.exists = true
+	h.committed = max(h.committed, h.relayed)
+	h.lastSent = time.Now()
+	h.wakeAll()
+}
+
+// poll looks at the room's row, which is how other processes' commits and a replaced history are
+// found, and hands out the head where nothing happened for a while.
+func (h *hub) poll(ctx context.Context) {
+	room, err := h.refresh(ctx)
+	if err != nil {
+		return
+	}
+	if room.Head > h.seq() {
+		h.relay(ctx)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.presence.expire(h)
+	idle := time.Since(h.lastSent) >= h.srv.cfg.Timing.Head
+	if !idle || room.Head != h.relayed || room.Epoch != h.epoch {
+		return // the digest belongs to room.Head and to nothing else
+	}
+	h.head = newFrame(wire.Head{Head: room.Head, Digest: room.Digest})
+	h.headVer++
+	h.lastSent = time.Now()
+	h.wakeAll()
+}
+
+// refresh reads the room's row and adopts it. A room that does not exist gives the proposed one.
+func (h *hub) refresh(ctx context.Context) (wire.Room, error) {
+	ctx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	before := h.seq()
+	room, err := h.srv.cfg.Store.Room(ctx, h.room)
+	if errors.Is(err, wire.ErrUnknownRoom) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return wire.Room{Name: h.room, Epoch: h.epoch}, nil
+	}
+	if err != nil {
+		return wire.Room{}, h.srv.storeError(h.log, "read room", err)
+	}
+	h.adopt(room, before)
+	return room, nil
+}
+
+// adopt takes over what the room's row says. before is what was relayed when the reading began: a
+// head behind that is a history cut short, whatever its epoch says.
+func (h *hub) adopt(room wire.Room, before int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.exists, h.minSeq = true, room.MinSeq
+	if room.Epoch == h.epoch && room.Head >= before {
+		if room.Head > h.committed {
+			h.committed = room.Head
+			signal(h.dirty)
+		}
+		return
+	}
+	h.log.Warn("the room's history was replaced", "epoch", room.Epoch, "head", room.Head)
+	h.epoch, h.committed, h.relayed = room.Epoch, room.Head, room.Head
+	h.tail.clear()
+	for s := range h.members {
+		h.unsync(s, wire.ResyncEpoch)
+	}
+	h.wakeAll()
+}
+
+// unsync takes a socket's cursor away and has it told why. The caller holds mu.
+func (h *hub) unsync(s *session, reason string) {
+	h.srv.metrics.resyncs.WithLabelValues(reason).Inc()
+	s.place.synced = false
+	s.place.generation++
+	s.place.resync = &wire.Resync{Reason: reason, Epoch: h.epoch, Head: h.committed}
+}
+
+// seek moves a socket's cursor, or has it told that it cannot be served. The caller holds mu.
+func (h *hub) seek(s *session, epoch string, seq int64) {
+	switch {
+	case seq == 0 && h.minSeq == 0: // everything, whatever history the socket thought of
+	case seq != 0 && (epoch != h.epoch || seq > h.committed):
+		h.unsync(s, wire.ResyncEpoch)
+		return
+	case seq < h.minSeq:
+		h.unsync(s, wire.ResyncCompacted)
+		return
+	}
+	s.place.synced, s.place.cursor, s.place.epoch = true, seq, h.epoch
+	s.place.resync, s.place.wasLive = nil, false
+	s.place.generation++
+}
+
+// known reports whether the room exists.
+func (h *hub) known() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.exists
+}
+
+// mustExist looks again where the room was not there: another process may have made it.
+func (h *hub) mustExist(ctx context.Context) error {
+	if h.known() {
+		return nil
+	}
+	if _, err := h.refresh(ctx); err != nil {
+		return err
+	}
+	if !h.known() {
+		return wire.UnknownRoom()
+	}
+	return nil
+}
+
+func (h *hub) seq() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.relayed
+}
+
+// join makes s the member for its replica, or returns the one that already is.
+func (h *hub) join(s *session) (older *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if older = h.byReplica[s.replica]; older != nil {
+		return older
+	}
+	h.members[s] = struct{}{}
+	h.byReplica[s.replica] = s
+	h.peers.changed = true
+	signal(h.stir)
+	return nil
+}
+
+// leave may be called again, and for a session that never joined.
+func (h *hub) leave(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ok := h.members[s]; !ok {
+		return
+	}
+	delete(h.members, s)
+	delete(h.byReplica, s.replica)
+	h.presence.set(s.replica, nil)
+	h.peers.changed = true
+	signal(h.stir)
+}
+
+// publish makes new presence, and a changed list of members, visible to the sockets.
+func (h *hub) publish() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wake := h.presence.publish(4 * h.srv.cfg.Timing.Lag)
+	if h.peers.changed {
+		if time.Since(h.peers.published) >= h.peersInterval() {
+			h.peers = peerList{
+				frame:     newFrame(wire.Connections{Clients: h.clients()}),
+				version:   h.peers.version + 1,
+				published: time.Now(),
+			}
+			wake = true
+		} else {
+			signal(h.stir) // not yet: look again at the next tick
+		}
+	}
+	if wake {
+		h.wakeAll()
+	}
+}
+
+// peersInterval grows with the room: a list of n to n sockets on each of n joins would be n³.
+func (h *hub) peersInterval() time.Duration {
+	return h.srv.cfg.Timing.Presence * time.Duration(len(h.members)/64)
+}
+
+// clients lists the members in a stable order. The caller holds mu.
+func (h *hub) clients() []wire.Peer {
+	peers := make([]wire.Peer, 0, len(h.members))
+	for s := range h.members {
+		peers = append(peers, wire.Peer{Replica: s.replica, Name: s.name, User: s.grant.User})
+	}
+	slices.SortFunc(peers, func(a, b wire.Peer) int {
+		if a.Replica < b.Replica {
+			return -1
+		}
+		return 1 // replicas are distinct
+	})
+	return peers
+}
+
+// wakeAll has every socket look at what there is for it. The caller holds mu.
+func (h *hub) wakeAll() {
+	for s := range h.members {
+		signal(s.wake)
+	}
+}
+
+// signal makes a pending wake-up of a channel with one slot.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// chunk is how many ops to read at a time: few where they are large, since a store bounds its answer
+// in ops and memory is bounded in bytes.
+type chunk struct {
+	n, max int
+	bytes  int // aim
+}
+
+func newChunk(limits Limits) chunk {
+	return chunk{n: min(128, limits.MaxOps), max: limits.MaxOps, bytes: int(limits.MaxFrame)}
+}
+
+func (c *chunk) adapt(ops []moveop.Op) {
+	size := 0
+	for i := range ops {
+		size += opSize(&ops[i])
+	}
+	switch {
+	case size > 2*c.bytes:
+		c.n = max(1, len(ops)*c.bytes/size)
+	case len(ops) == c.n:
+		c.n = min(c.max, 2*c.n)
+	}
+}

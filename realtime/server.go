@@ -1,0 +1,234 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Server is the realtime service.
+type Server struct {
+	cfg     Config
+	metrics *metrics
+	handler http.Handler
+	started time.Time
+	readers chan struct{}  // slots for catch-up reads
+	running sync.WaitGroup // sockets, requests and hubs
+	buffers sync.Pool      // write buffers of sockets
+	faults  throttle       // of the log
+
+	mu       sync.Mutex // guards what follows
+	draining bool
+	hubs     map[string]*hub
+	sessions map[*session]struct{}
+}
+
+// New returns a server; it does no I/O and starts nothing. It fails for a configuration that
+// contradicts itself, and where the registry has the service's metrics already.
+func New(cfg Config) (*Server, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg:      cfg,
+		started:  time.Now(),
+		readers:  make(chan struct{}, cfg.Limits.Readers),
+		hubs:     map[string]*hub{},
+		sessions: map[*session]struct{}{},
+		faults:   throttle{every: 100 * time.Millisecond},
+	}
+	var err error
+	if s.metrics, err = registerMetrics(cfg.Registry); err != nil {
+		return nil, err
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Handler serves the routes of the protocol. Use Serve where it can have a listener of its own: it
+// also drains.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve serves on l, which it closes, until ctx is done. Then it drains: nothing new is taken, pushes
+// in flight are committed and answered, every socket is closed with 1012 and the delay after which to
+// reconnect. It returns when everything that it started has stopped; nil unless l failed or draining
+// took longer than Timing.Drain and had to be cut short.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	failed := make(chan error, 1)
+	go func() {
+		defer close(failed)
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serve realtime: %w", err)
+		}
+	}()
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timing.Drain)
+	defer cancel()
+	return errors.Join(err, s.drain(stopCtx, srv), <-failed)
+}
+
+// drain ends everything within ctx, and then by force.
+func (s *Server) drain(ctx context.Context, srv *http.Server) error {
+	s.mu.Lock()
+	s.draining = true
+	for session := range s.sessions {
+		session.close(wire.CloseRestart, wire.RestartReason(s.cfg.Timing.Restart))
+	}
+	s.mu.Unlock()
+
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.running.Wait()
+	}()
+	err := srv.Shutdown(ctx)
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+		s.kill()
+		_ = srv.Close()
+		<-stopped
+	}
+	if err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	return nil
+}
+
+// kill fails store calls and cuts connections.
+func (s *Server) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hubs {
+		h.cancel()
+	}
+	for session := range s.sessions {
+		_ = session.conn.Close()
+	}
+}
+
+// enter counts a request or socket that drain waits for; ok is false while draining.
+func (s *Server) enter() (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return nil, false
+	}
+	s.running.Add(1)
+	return s.running.Done, true
+}
+
+// acquire returns the hub of a room, in use until release. The caller has entered.
+func (s *Server) acquire(ctx context.Context, room string) (*hub, error) {
+	s.mu.Lock()
+	h := s.hubs[room]
+	if h == nil {
+		h = newHub(s, room)
+		s.hubs[room] = h
+	}
+	h.refs++
+	s.mu.Unlock()
+	if err := h.load(ctx); err != nil {
+		s.release(h)
+		return nil, err
+	}
+	return h, nil
+}
+
+func (s *Server) release(h *hub) {
+	s.mu.Lock()
+	h.refs--
+	last := h.refs == 0
+	if last {
+		delete(s.hubs, h.room)
+	}
+	s.mu.Unlock()
+	if last {
+		h.end()
+	}
+}
+
+// connections counts the members of a room, on this server.
+func (s *Server) connections(room string) int64 {
+	s.mu.Lock()
+	h := s.hubs[room]
+	s.mu.Unlock()
+	if h == nil {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return int64(len(h.members))
+}
+
+// add registers a session for drain.
+func (s *Server) add(session *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[session] = struct{}{}
+	s.metrics.sockets.Inc()
+	s.metrics.accepted.Inc()
+	if s.draining {
+		session.close(wire.CloseRestart, wire.RestartReason(s.cfg.Timing.Restart))
+	}
+}
+
+func (s *Server) remove(session *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, session)
+	s.metrics.sockets.Dec()
+}
+
+// status is what welcome and status messages say.
+func (s *Server) status() string { return wire.Ready }
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// authorize asks the hook. Its error is always a *wire.Error.
+func (s *Server) authorize(ctx context.Context, token, room string) (Grant, error) {
+	grant, err := s.cfg.Authorize(ctx, token, room)
+	if err != nil {
+		return Grant{}, s.storeError(s.cfg.Logger, "authorize", err)
+	}
+	return grant, nil
+}
+
+// guard runs f and survives its panic; it reports whether there was none. One session's fault must
+// not be everybody's.
+func (s *Server) guard(log logger, f func()) (ok bool) {
+	defer func() {
+		if !ok {
+			s.metrics.panics.Inc()
+			log.Error("panic", "value", fmt.Sprint(recover()), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+	return true
+}

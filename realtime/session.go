@@ -1,0 +1,426 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// session is one socket. Its reader (serve, in the HTTP handler's goroutine) takes messages in; its
+// writer (write) alone sends data. They meet in the fields under mu and, for what the room has for
+// the socket, in place, under the hub's mu.
+//
+// A session ends in one way: close gives a close code, the writer flushes what is owed (replies to
+// pushes in flight too) and sends it, and the reader, which meanwhile throws away what comes in, ends
+// when the peer has answered or its time is up. A broken connection just ends both.
+type session struct {
+	srv   *Server
+	hub   *hub
+	conn  *websocket.Conn
+	codec wire.Codec
+	log   *slog.Logger
+
+	// Set by the first hello, before join; only read afterwards.
+	replica moveop.ReplicaID
+	name    string
+	// grant is changed by auth, under the hub's mu.
+	grant Grant
+	token string      // from the Authorization header; empty: hello brings it
+	late  *time.Timer // closes the session where hello does not come
+
+	wake   chan struct{} // there may be something to write
+	room   chan struct{} // there may be room for more replies
+	probes chan struct{} // a pong came
+	heard  atomic.Int64  // when the peer was last heard of, since srv.started
+	jobs   sync.WaitGroup
+
+	place place // guarded by hub.mu
+
+	mu       sync.Mutex // guards what follows
+	replies  [][]byte
+	queued   int // bytes in replies
+	inFlight int // pushes not answered yet
+	closing  *closeFrame
+}
+
+// place is where a socket stands in its room. The socket is sent what is ahead of it.
+type place struct {
+	greeted    bool // welcome is on its way; nothing may overtake it
+	synced     bool // the cursor is good; otherwise no ops are sent until hello or pull
+	wasLive    bool // the cursor has been at the head since it was set
+	cursor     int64
+	epoch      string // what the cursor belongs to
+	generation int    // counts the times that the cursor was set or taken away
+	resync     *wire.Resync
+	peers      int64 // version
+	presence   int64 // change
+	joinedAt   int64 // the newest change of presence at hello
+	head       int64 // version
+}
+
+type closeFrame struct {
+	code   int
+	reason string
+}
+
+// errClosed ends a reader whose session is closing.
+var errClosed = errors.New("session closed")
+
+func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub) *session {
+	s := &session{
+		srv: srv, hub: h, conn: conn, codec: codec, log: h.log.With("remote", conn.RemoteAddr().String()),
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), probes: make(chan struct{}, 1),
+	}
+	conn.SetReadLimit(srv.cfg.Limits.MaxFrame)
+	conn.SetPongHandler(func(string) error {
+		s.hear()
+		signal(s.probes)
+		return nil
+	})
+	answerPing := conn.PingHandler()
+	conn.SetPingHandler(func(data string) error {
+		s.hear()
+		return answerPing(data)
+	})
+	// The peer's close is answered here rather than by the reader, so that both close the same way.
+	conn.SetCloseHandler(func(code int, text string) error {
+		s.close(websocket.CloseNormalClosure, "")
+		return nil
+	})
+	s.hear()
+	return s
+}
+
+// serve runs the session to its end.
+func (s *session) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	writer := make(chan struct{})
+	go func() {
+		defer close(writer)
+		if !s.srv.guard(s.log, func() { s.write(ctx) }) {
+			_ = s.conn.Close()
+		}
+	}()
+	s.late = time.AfterFunc(s.srv.cfg.Timing.Hello, func() { s.close(wire.CloseHelloTimeout, "no hello in time") })
+	defer s.late.Stop()
+	if !s.srv.guard(s.log, func() { s.read(ctx) }) {
+		s.close(wire.CloseOverloaded, "internal error")
+	}
+	s.hub.leave(s)
+	s.finish(cancel, writer)
+	s.jobs.Wait()
+}
+
+// finish lets the writer send the close frame that it may still owe, and closes the connection.
+func (s *session) finish(cancel context.CancelFunc, writer <-chan struct{}) {
+	if s.closeFrame() != nil {
+		select {
+		case <-writer:
+		case <-time.After(s.srv.cfg.Timing.Close):
+		}
+	}
+	cancel()
+	_ = s.conn.Close()
+	<-writer
+}
+
+// read takes messages in until the connection ends.
+func (s *session) read(ctx context.Context) {
+	for {
+		if err := s.awaitRoom(ctx); err != nil {
+			return
+		}
+		s.hear()
+		kind, data, err := s.conn.ReadMessage()
+		if err != nil {
+			s.readFailed(err)
+			return
+		}
+		if s.closeFrame() != nil {
+			continue
+		}
+		if kind != frameType(s.codec) {
+			s.refuse(wire.NewError(wire.CodeBadRequest, "the frame is not of the kind of %s", s.codec.Subprotocol()))
+			continue
+		}
+		s.handle(ctx, data)
+	}
+}
+
+// readFailed tells a frame that is too large, after which the connection has to be read to its end
+// for the close frame to reach the peer, from an end or a silence.
+func (s *session) readFailed(err error) {
+	if !errors.Is(err, websocket.ErrReadLimit) {
+		return
+	}
+	s.close(wire.CloseTooLarge, "") // which websocket has sent already
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.srv.cfg.Timing.Close))
+	discard(s.conn.NetConn())
+}
+
+// discard reads until the deadline or the end, so that closing does not reset the connection.
+func discard(conn net.Conn) {
+	buf := make([]byte, 4096)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// awaitRoom holds the reader back while the peer has not taken its replies or too many of its pushes
+// are in flight. A peer that never takes them is cut off by the writer's deadline.
+func (s *session) awaitRoom(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		full := s.closing == nil && (s.queued > s.srv.cfg.Limits.ReplyBytes || s.inFlight >= s.srv.cfg.Limits.Pushes)
+		s.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-s.room:
+		case <-ctx.Done():
+			return errClosed
+		}
+	}
+}
+
+// handle answers one frame. Whatever is wrong with it, the socket stays usable.
+func (s *session) handle(ctx context.Context, data []byte) {
+	msg, err := s.codec.Decode(data)
+	if push, ok := msg.(wire.Push); ok && err != nil && s.greeted() {
+		s.reply(s.srv.answerPush(push.ID, wire.Applied{}, err))
+		return
+	}
+	if err != nil {
+		s.refuse(wire.AsError(err))
+		return
+	}
+	if hello, ok := msg.(wire.Hello); ok {
+		s.hello(ctx, hello)
+		return
+	}
+	if !s.greeted() {
+		s.refuse(wire.NewError(wire.CodeBadRequest, "the first message must be hello"))
+		s.close(wire.CloseBadRequest, "the first message must be hello")
+		return
+	}
+	switch msg := msg.(type) {
+	case wire.Push:
+		s.push(ctx, msg)
+	case wire.Pull:
+		s.pull(ctx, msg)
+	case wire.Presence:
+		s.presence(msg)
+	case wire.Ping:
+		s.ping()
+	case wire.Auth:
+		s.auth(ctx, msg)
+	default:
+		s.refuse(wire.NewError(wire.CodeBadRequest, "%s is not a client's message", msg.Type()))
+	}
+}
+
+func (s *session) push(ctx context.Context, push wire.Push) {
+	answer := func(applied wire.Applied, err error) {
+		s.reply(s.srv.answerPush(push.ID, applied, err))
+	}
+	epoch, err := s.mayPush()
+	if err == nil {
+		err = s.srv.checkPush(s.replica, push.Ops)
+	}
+	if err != nil {
+		answer(wire.Applied{}, err)
+		return
+	}
+	s.begin()
+	j := &job{ops: push.Ops, epoch: epoch, done: func(applied wire.Applied, err error) {
+		answer(applied, err)
+		s.end()
+	}}
+	if err := s.hub.submit(ctx, j); err != nil {
+		j.done(wire.Applied{}, err)
+	}
+}
+
+// mayPush returns the history that the socket's ops belong to.
+func (s *session) mayPush() (epoch string, err error) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if !s.grant.Write {
+		return "", wire.NewError(wire.CodeForbidden, "the token does not allow writing")
+	}
+	if !s.place.synced {
+		return "", wire.NewError(wire.CodeBusy, "the cursor could not be served: bootstrap and hello, then push again")
+	}
+	return s.place.epoch, nil
+}
+
+func (s *session) begin() {
+	s.jobs.Add(1)
+	s.mu.Lock()
+	s.inFlight++
+	s.mu.Unlock()
+}
+
+func (s *session) end() {
+	s.mu.Lock()
+	s.inFlight--
+	s.mu.Unlock()
+	signal(s.room)
+	signal(s.wake)
+	s.jobs.Done()
+}
+
+// pull moves the cursor of a receiver that found a gap.
+func (s *session) pull(ctx context.Context, pull wire.Pull) {
+	if pull.After < 0 {
+		s.refuse(wire.NewError(wire.CodeBadRequest, "after is negative"))
+		return
+	}
+	if pull.After > s.hub.seq() {
+		if _, err := s.hub.refresh(ctx); err != nil {
+			s.refuse(wire.AsError(err))
+			return
+		}
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	epoch := s.place.epoch
+	if !s.place.synced {
+		epoch = "" // after a resync only hello says what the cursor belongs to
+	}
+	s.hub.seek(s, epoch, pull.After)
+	signal(s.wake)
+}
+
+func (s *session) presence(msg wire.Presence) {
+	if limit := s.srv.cfg.Limits.PresenceBytes; len(msg.State) > limit {
+		s.refuse(wire.NewError(wire.CodeTooLarge, "the presence has %d bytes, the limit is %d", len(msg.State), limit))
+		return
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.hub.byReplica[s.replica] == s {
+		s.hub.presence.set(s.replica, msg.State)
+		signal(s.hub.stir)
+	}
+}
+
+func (s *session) ping() {
+	s.hub.mu.Lock()
+	status := wire.ServerStatus{Status: s.srv.status(), Head: s.hub.relayed}
+	peers := wire.Connections{Clients: s.hub.clients()}
+	s.hub.mu.Unlock()
+	s.reply(status)
+	s.reply(peers)
+}
+
+// auth takes a fresh token; one that allows less ends the session.
+func (s *session) auth(ctx context.Context, msg wire.Auth) {
+	grant, err := s.authorize(ctx, msg.Token)
+	if err != nil {
+		s.turnAway(err)
+		return
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.grant = grant
+	s.hub.peers.changed = true // the user may be another
+	signal(s.hub.stir)
+}
+
+// authorize returns what a token allows in the session's room, at least reading.
+func (s *session) authorize(ctx context.Context, token string) (Grant, error) {
+	grant, err := s.srv.authorize(ctx, token, s.hub.room)
+	if err == nil && !grant.Read {
+		err = wire.UnknownRoom()
+	}
+	return grant, err
+}
+
+// turnAway says why and closes with the code that goes with it.
+func (s *session) turnAway(err error) {
+	e := wire.AsError(err)
+	s.refuse(e)
+	switch e.Code {
+	case wire.CodeUnauthorized:
+		s.close(wire.CloseUnauthorized, e.Message)
+	case wire.CodeForbidden:
+		s.close(wire.CloseForbidden, e.Message)
+	case wire.CodeReplicaInUse:
+		s.close(wire.CloseReplicaInUse, e.Message)
+	case wire.CodeBadRequest:
+		s.close(wire.CloseBadRequest, e.Message)
+	default:
+		s.close(wire.CloseOverloaded, e.Message)
+	}
+}
+
+func (s *session) refuse(e *wire.Error) { s.reply(e) }
+
+// reply queues an answer. What can be queued is bounded by what is taken in: see awaitRoom.
+func (s *session) reply(msg wire.Message) {
+	data, err := s.codec.Encode(msg)
+	if err != nil {
+		s.log.Error("encode reply", "error", err)
+		s.close(wire.CloseOverloaded, "internal error")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replies = append(s.replies, data)
+	s.queued += len(data)
+	signal(s.wake)
+}
+
+// close ends the session with a close code; only the first one counts. A frame that is just being
+// written has to be taken within Timing.Close from now on.
+func (s *session) close(code int, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing != nil {
+		return
+	}
+	s.closing = &closeFrame{code, reason}
+	_ = s.conn.NetConn().SetWriteDeadline(time.Now().Add(s.srv.cfg.Timing.Close))
+	signal(s.wake)
+	signal(s.room)
+}
+
+func (s *session) closeFrame() *closeFrame {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// hear notes a sign of life and gives the peer time for the next one. Once the session is closing,
+// the writer has set the last deadline.
+func (s *session) hear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing == nil {
+		s.heard.Store(int64(time.Since(s.srv.started)))
+		_ = s.conn.SetReadDeadline(time.Now().Add(3 * s.srv.cfg.Timing.Ping))
+	}
+}
+
+func (s *session) quietFor() time.Duration {
+	return time.Since(s.srv.started) - time.Duration(s.heard.Load())
+}
+
+func (s *session) greeted() bool {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.place.greeted
+}

@@ -1,0 +1,137 @@
+package realtime
+
+import (
+	"sort"
+	"sync"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// frame is something to send that many sockets share: it is encoded once per form, by the first
+// socket that needs it.
+type frame struct {
+	kind string
+	msg  wire.Message
+	text encoded
+	bin  encoded
+}
+
+type encoded struct {
+	once     sync.Once
+	prepared *websocket.PreparedMessage
+	size     int
+	err      error
+}
+
+func newFrame(msg wire.Message) *frame { return &frame{kind: msg.Type(), msg: msg} }
+
+// prepare returns the frame in one form, and its size in bytes.
+func (f *frame) prepare(codec wire.Codec) (*websocket.PreparedMessage, int, error) {
+	e := &f.text
+	if codec.Binary() {
+		e = &f.bin
+	}
+	e.once.Do(func() {
+		var data []byte
+		if data, e.err = codec.Encode(f.msg); e.err != nil {
+			return
+		}
+		e.size = len(data)
+		e.prepared, e.err = websocket.NewPreparedMessage(frameType(codec), data)
+	})
+	return e.prepared, e.size, e.err
+}
+
+func frameType(codec wire.Codec) int {
+	if codec.Binary() {
+		return websocket.BinaryMessage
+	}
+	return websocket.TextMessage
+}
+
+// opsFrame is a frame with the ops from…to.
+type opsFrame struct {
+	*frame
+	from, to int64
+	ops      []moveop.Op
+	bytes    int // about what it occupies
+}
+
+func newOpsFrame(ops []moveop.Op) *opsFrame {
+	from, to := ops[0].Seq, ops[len(ops)-1].Seq
+	f := &opsFrame{frame: newFrame(wire.Ops{From: from, To: to, Ops: ops}), from: from, to: to, ops: ops}
+	for i := range ops {
+		f.bytes += opSize(&ops[i])
+	}
+	return f
+}
+
+// after returns the part of the frame behind a cursor that is inside it.
+func (f *opsFrame) after(cursor int64) *opsFrame {
+	if cursor < f.from {
+		return f
+	}
+	return newOpsFrame(f.ops[cursor-f.from+1:])
+}
+
+// opBytes is the most that an op takes in either form: 36 bytes for each of four ids, two numbers,
+// the names of the fields, and a key of which every byte needs an escape.
+func opBytes(value, key int) int { return value + 6*key + 512 }
+
+func opSize(op *moveop.Op) int { return opBytes(len(op.Value), len(op.Key)+len(op.OrderKey)) }
+
+// takeFrame cuts a frame's worth from the front of ops: one op at least, and no more than fit into
+// maxBytes. ops is not empty.
+func takeFrame(ops []moveop.Op, maxBytes int64) (f *opsFrame, rest []moveop.Op) {
+	size, n := int64(0), 0
+	for n < len(ops) {
+		size += int64(opSize(&ops[n]))
+		if n > 0 && size > maxBytes-64 { // 64 for the envelope
+			break
+		}
+		n++
+	}
+	return newOpsFrame(ops[:n:n]), ops[n:]
+}
+
+// contiguous reports whether ops are exactly those right after a cursor.
+func contiguous(ops []moveop.Op, after int64) bool {
+	for i := range ops {
+		if ops[i].Seq != after+1+int64(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// tail is the newest part of a room's log, in frames that all sockets share: bounded in bytes,
+// contiguous, ending at the hub's relayed seq.
+type tail struct {
+	frames []*opsFrame
+	bytes  int
+	limit  int
+}
+
+func (t *tail) push(f *opsFrame) {
+	t.frames = append(t.frames, f)
+	t.bytes += f.bytes
+	for t.bytes > t.limit && len(t.frames) > 1 {
+		t.bytes -= t.frames[0].bytes
+		t.frames[0] = nil // the array lives on until append moves it
+		t.frames = t.frames[1:]
+	}
+}
+
+func (t *tail) clear() { t.frames, t.bytes = nil, 0 }
+
+// after returns the frame with the op right after a cursor, nil if the tail no longer has it.
+func (t *tail) after(cursor int64) *opsFrame {
+	i := sort.Search(len(t.frames), func(i int) bool { return t.frames[i].to > cursor })
+	if i == len(t.frames) || t.frames[i].from > cursor+1 {
+		return nil
+	}
+	return t.frames[i].after(cursor)
+}
