@@ -123,6 +123,9 @@ func choose(ctx context.Context, a account, cfg Config, f finder, major int) (in
 		return explicit(ctx, a, cfg.BinDir, major)
 	}
 	found := f.find(ctx, a)
+	if ctx.Err() != nil {
+		return installation{}, context.Cause(ctx) // not "none found", which would go and fetch
+	}
 	for _, inst := range found {
 		if major == 0 || inst.version.Major == major {
 			return inst, nil

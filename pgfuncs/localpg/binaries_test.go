@@ -3,6 +3,7 @@
 package localpg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -132,5 +133,18 @@ func TestChoose(t *testing.T) {
 				t.Errorf("chose %v, want %d", inst, test.want)
 			}
 		})
+	}
+}
+
+func TestChooseWithoutTimeDoesNotFetch(t *testing.T) {
+	repo := publish(t, versionScripts())
+	cfg := serve(t, repo)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := choose(ctx, testAccount(t), cfg, finder{}, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("answer %v", err)
+	}
+	if _, err := os.Stat(cfg.CacheDir); err == nil {
+		t.Error("it went to fetch")
 	}
 }

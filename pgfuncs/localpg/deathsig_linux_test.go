@@ -22,7 +22,10 @@ func TestServerDiesWithItsOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	const patience = 20_000 // ms
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}, patience)
+	n, err := 0, error(unix.EINTR)
+	for err == unix.EINTR {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}, patience)
+	}
 	if err != nil || n != 1 {
 		t.Fatalf("the server outlives its owner: %d, %v", n, err)
 	}
