@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"math/big"
+	"math/bits"
 	"strings"
 )
 
@@ -91,38 +92,28 @@ func ValidateOrderKey(key string) error {
 // KeyBetween returns a random key strictly between a and b; "" stands for an open end. The error
 // wraps ErrNoRoom, ErrInvalidOp (a or b is no order key), or is that of random.
 func KeyBetween(a, b string, random io.Reader) (string, error) {
-	if err := checkNeighbours(a, b); err != nil {
-		return "", err
-	}
-	key, err := place(a, b, keyJitter, random)
+	keys, err := spread(a, b, 1, keyJitter, random)
 	if err != nil {
 		return "", err
 	}
-	if err := checkLength(len(key)); err != nil {
-		return "", err
-	}
-	return key, nil
+	return keys[0], nil
 }
 
 // KeysBetween returns n ascending keys strictly between a and b; "" stands for an open end. They
 // share one random prefix that nothing else has, so that a run stays together whatever others insert
 // at the same place at the same time. The error is as for KeyBetween.
 func KeysBetween(a, b string, n int, random io.Reader) ([]string, error) {
+	if n <= 0 {
+		return nil, nil
+	}
 	if n == 1 {
-		key, err := KeyBetween(a, b, random)
-		if err != nil {
-			return nil, err
-		}
-		return []string{key}, nil
+		return spread(a, b, 1, keyJitter, random)
 	}
-	if err := checkNeighbours(a, b); err != nil || n <= 0 {
-		return nil, err
-	}
-	prefix, err := place(a, b, runJitter, random)
+	prefix, err := spread(a, b, 1, runJitter, random)
 	if err != nil {
 		return nil, err
 	}
-	keys := run(prefix, n)
+	keys := run(prefix[0], n)
 	if err := checkLength(longest(keys)); err != nil {
 		return nil, err
 	}
@@ -144,27 +135,46 @@ func KeysAfter(left string, right iter.Seq[string], n int, random io.Reader) (ke
 	next, stop := iter.Pull(right)
 	defer stop()
 	bound, more := next()
+	keys, err = KeysBetween(left, bound, n, random)
+	if !more || !errors.Is(err, ErrNoRoom) {
+		return keys, nil, err
+	}
+	if rekeyed, err = rekey(left, next, random); err != nil {
+		return nil, nil, err
+	}
+	if keys, err = KeysBetween(left, rekeyed[0], n, random); err != nil {
+		return nil, nil, err
+	}
+	return keys, rekeyed, nil
+}
+
+// rekey returns new keys behind left for the sibling that was taken from next before, and for as many
+// of those still there as have to move too.
+func rekey(left string, next func() (string, bool), random io.Reader) ([]string, error) {
+	bound, more := "", true
 	for moved, want := 0, 1; ; want *= 2 {
-		keys, err = KeysBetween(left, bound, n+moved, random)
-		switch {
-		case err == nil && (moved == 0 || !more || longest(keys) <= rekeyedBytes):
-			return keys[:n:n], keys[n:], nil
-		case err != nil && (!more || !errors.Is(err, ErrNoRoom)):
-			return nil, nil, err
-		}
-		for ; more && moved < want; moved++ {
+		for more && (moved < want || bound <= left) {
 			bound, more = next()
+			moved++
+		}
+		keys, err := spread(left, bound, moved, keyJitter, random)
+		if !more || err != nil && !errors.Is(err, ErrNoRoom) || err == nil && longest(keys) <= roomyBytes(moved) {
+			return keys, err
 		}
 	}
 }
 
-// rekeyedBytes is the longest key that KeysAfter contents itself with before it moves on to the next
-// sibling: leaving no room would mean to re-key again at the next insert.
-const rekeyedBytes = MaxOrderKeyBytes / 2
+// roomyBytes is how long the keys of moved re-keyed siblings may be. It leaves room, or the next
+// insert would have to re-key again; and the more siblings move, the more it leaves, so that each of
+// them moves seldom.
+func roomyBytes(moved int) int { return MaxOrderKeyBytes - 80 - 8*bits.Len(uint(moved)) }
 
 func longest(keys []string) int {
-	// Members of a run get longer towards both ends.
-	return max(len(keys[0]), len(keys[len(keys)-1]))
+	n := 0
+	for _, key := range keys {
+		n = max(n, len(key))
+	}
+	return n
 }
 
 // run returns n keys below prefix: the integers around zero, but for those that end in '0'.
@@ -201,92 +211,105 @@ func checkLength(n int) error {
 	return nil
 }
 
-// place returns a key between a and b, a < b, that ends with a random component. It has the fewest
-// components that leave enough to draw from.
-func place(a, b string, j jitter, random io.Reader) (string, error) {
-	var prefix strings.Builder
-	for top := true; ; top = false {
+// spread returns n ascending keys between a and b. They differ in their last component, which is
+// random; there are as few components as leave enough to draw from.
+func spread(a, b string, n int, j jitter, random io.Reader) ([]string, error) {
+	if err := checkNeighbours(a, b); err != nil {
+		return nil, err
+	}
+	prefix := make([]byte, 0, MaxOrderKeyBytes+maxHeadDigits)
+	for top := true; len(prefix) <= MaxOrderKeyBytes; top = false {
 		left, right := splitComponent(a), splitComponent(b)
-		if a != "" && b != "" && left.value.Cmp(right.value) == 0 {
-			prefix.WriteString(left.text)
-			a, b = left.rest, right.rest
+		if a != "" && left.text == right.text {
+			prefix, a, b = append(prefix, left.text...), left.rest, right.rest
 			continue
 		}
-		text, err := j.draw(left.value, right.value, top, random)
-		if err != nil {
-			return "", err
-		}
-		if text != "" {
-			return prefix.String() + text, nil
+		low, high := left.value(), right.value()
+		keys, err := j.draw(prefix, low, high, n, random)
+		if err != nil || keys != nil {
+			return keys, err
 		}
 		// Too narrow here: go below a component from [left, right), where the upper end is open …
 		if a != "" {
-			prefix.WriteString(left.text)
-			a, b = left.rest, ""
+			prefix, a, b = append(prefix, left.text...), left.rest, ""
 			continue
 		}
-		below, ok := encodeComponent(new(big.Int).Sub(right.value, big.NewInt(1)), top)
-		if ok {
-			prefix.WriteString(below)
-			a, b = "", ""
+		if text, ok := encodeComponent(high.Sub(high, big.NewInt(1)), top); ok {
+			prefix, b = append(prefix, text...), ""
 			continue
 		}
 		// … or, where right is the smallest component there is, below right. It never ends a key.
-		prefix.WriteString(right.text)
-		b = right.rest
+		prefix, b = append(prefix, right.text...), right.rest
 	}
+	return nil, checkLength(len(prefix))
 }
 
-// draw returns a random component between left and right, nil standing for an open end, or "" where
-// there are too few to draw from. It does not end in '0', so that it may end a key.
-func (j jitter) draw(left, right *big.Int, top bool, random io.Reader) (string, error) {
-	first, size := j.choices(left, right)
-	if size == 0 {
-		return "", nil
+// draw returns n keys, prefix and a random component between left and right, nil standing for an open
+// end; nil where there are too few components to draw from.
+func (j jitter) draw(prefix []byte, left, right *big.Int, n int, random io.Reader) ([]string, error) {
+	first, size := j.choices(left, right, int64(n))
+	if size < int64(n) {
+		return nil, nil
 	}
-	r, err := randomBelow(size, random)
-	if err != nil {
-		return "", err
-	}
-	text, ok := encodeComponent(new(big.Int).Add(first, big.NewInt(r)), top)
-	if ok && text[len(text)-1] == '0' {
-		if r++; r == size {
-			r -= 2
+	keys := make([]string, n)
+	cell := size / int64(n)
+	for i := range keys {
+		r, err := randomBelow(cell, random)
+		if err != nil {
+			return nil, err
 		}
-		text, ok = encodeComponent(first.Add(first, big.NewInt(r)), top)
+		text, ok := encodeNear(first, r, cell, len(prefix) == 0)
+		if !ok { // past the greatest or the smallest integer
+			return nil, nil
+		}
+		keys[i] = string(prefix) + text
+		if err := checkLength(len(keys[i])); err != nil {
+			return nil, err
+		}
+		first.Add(first, big.NewInt(cell))
 	}
-	if !ok { // past the greatest or the smallest integer
-		return "", nil
-	}
-	return text, nil
+	return keys, nil
 }
 
-// choices returns the size consecutive integers to draw from, none where the gap is too narrow. They
-// are near zero where possible, because those are short; else a step to the right of left, because
-// that is how people type, and to the left of right where left is open; in a gap narrower than a
-// step, its middle half.
-func (j jitter) choices(left, right *big.Int) (first *big.Int, size int64) {
-	span, one := big.NewInt(j.span), big.NewInt(1)
+// encodeNear encodes first+r, or its neighbour within the cell where that would end in '0', which no
+// key may. A cell holds at least two integers.
+func encodeNear(first *big.Int, r, cell int64, top bool) (string, bool) {
+	text, ok := encodeComponent(new(big.Int).Add(first, big.NewInt(r)), top)
+	if !ok || text[len(text)-1] != '0' {
+		return text, ok
+	}
+	if r++; r == cell {
+		r -= 2
+	}
+	return encodeComponent(new(big.Int).Add(first, big.NewInt(r)), top)
+}
+
+// choices returns the size consecutive integers to draw n from, none where the gap is too narrow.
+// They are near zero where possible, because those are short; else right behind left, because that is
+// how people type, and right before right where left is open; in a gap narrower than that, its middle
+// half.
+func (j jitter) choices(left, right *big.Int, n int64) (first *big.Int, size int64) {
+	span := big.NewInt(n * j.span)
 	minusSpan := new(big.Int).Neg(span)
 	if (left == nil || left.Cmp(minusSpan) < 0) && (right == nil || right.Cmp(span) > 0) {
-		return minusSpan, 2*j.span + 1
+		return minusSpan, 2*n*j.span + 1
 	}
 	if left == nil {
-		return new(big.Int).Sub(right, span), j.span
+		return minusSpan.Add(right, minusSpan), n * j.span
 	}
-	first = new(big.Int).Add(left, one)
+	first = new(big.Int).Add(left, big.NewInt(1))
 	if right == nil {
-		return first, j.span
+		return first, n * j.span
 	}
 	gap := new(big.Int).Sub(right, first)
-	switch {
-	case gap.Cmp(span) > 0:
-		return first, j.span
-	case gap.Int64() < j.least:
+	if gap.Cmp(span) > 0 {
+		return first, n * j.span
+	}
+	free := gap.Int64()
+	if free < n*j.least {
 		return nil, 0
 	}
-	n := gap.Int64()
-	return first.Add(first, big.NewInt(n/4)), n - n/2
+	return first.Add(first, big.NewInt(free/4)), free - free/2
 }
 
 // randomBelow draws from [0, n). Its bias is below n/2^64.
@@ -300,9 +323,8 @@ func randomBelow(n int64, random io.Reader) (int64, error) {
 
 // component is a self-delimiting integer at the beginning of a (part of a) key.
 type component struct {
-	text  string   // in full, with zeros where the key is cut short
-	value *big.Int // nil where there is no component: an open end
-	rest  string
+	text string // in full, with zeros where the key is cut short; "" for an open end
+	rest string
 }
 
 // splitComponent splits off the first component of s, which consists of order digits.
@@ -314,7 +336,15 @@ func splitComponent(s string) component {
 	if n > len(s) {
 		s += strings.Repeat("0", n-len(s))
 	}
-	return component{text: s[:n], value: decodeComponent(s[:n]), rest: s[n:]}
+	return component{text: s[:n], rest: s[n:]}
+}
+
+// value returns the integer, nil for an open end.
+func (c component) value() *big.Int {
+	if c.text == "" {
+		return nil
+	}
+	return decodeComponent(c.text)
 }
 
 // Integers from 0 up are written with heads from 'a' (one digit) to 'z' (twenty-six), shortest first.
@@ -325,7 +355,7 @@ func splitComponent(s string) component {
 func decodeComponent(text string) *big.Int {
 	negative := text[0] < 'a'
 	k := headDigits(text[0])
-	v, base := new(big.Int), big.NewInt(orderBase)
+	v, base, digit := new(big.Int), big.NewInt(orderBase), new(big.Int)
 	for i := 1; i <= k; i++ {
 		d := int64(digitValue(text[i]))
 		if negative {
@@ -334,7 +364,7 @@ func decodeComponent(text string) *big.Int {
 		if i < k {
 			d++ // counts the integers with fewer digits
 		}
-		v.Add(v.Mul(v, base), big.NewInt(d))
+		v.Add(v.Mul(v, base), digit.SetInt64(d))
 	}
 	if k == 0 {
 		v.Add(decodeComponent("z"+strings.Repeat("z", maxHeadDigits)), big.NewInt(1+int64('9'-text[0])))
@@ -357,7 +387,7 @@ func encodeComponent(v *big.Int, top bool) (text string, ok bool) {
 	k := 1
 	for ; k <= maxHeadDigits && rest.Cmp(count) >= 0; k++ {
 		rest.Sub(rest, count)
-		count = new(big.Int).Mul(count, base)
+		count.Mul(count, base)
 	}
 	if k > maxHeadDigits {
 		if !negative || top || rest.Cmp(big.NewInt(9)) > 0 {
