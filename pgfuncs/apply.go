@@ -1,0 +1,78 @@
+package pgfuncs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+const applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+
+// Apply applies one batch to a room, all of it or nothing: cycle prevention, values, corrections,
+// digests and the version vector, with the room's row lock as the only lock. The order of ops is the
+// order of their seqs; each replica's ops ascend by timestamp. When it returns, the batch is committed.
+//
+// A refused batch is a *wire.Error that names the op (conflict, too_old, out_of_order, invalid_op,
+// clock_skew with the server's time); a room that does not exist is wire.ErrUnknownRoom. Repeating a
+// batch is harmless: its ops are answered as duplicates with the seqs that they have.
+func (db *DB) Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error) {
+	b := newBatch(ops)
+	var head int64
+	var seqs []int64
+	var statuses []int16
+	err := db.pool.QueryRow(ctx, applySQL,
+		room, b.ts, b.kind, b.node, b.parent, b.orderKey, b.key, b.value, b.known,
+	).Scan(&head, &seqs, &statuses)
+	if err != nil {
+		return wire.Applied{}, domainError("apply batch", err)
+	}
+	if len(seqs) != len(ops) || len(statuses) != len(ops) {
+		return wire.Applied{}, fmt.Errorf("apply batch: %d results for %d operations", len(seqs), len(ops))
+	}
+	applied := wire.Applied{Head: head, Results: make([]wire.Result, len(ops))}
+	for i, op := range ops {
+		applied.Results[i] = wire.Result{TS: op.TS, Seq: seqs[i], Status: statusNames[statuses[i]]}
+	}
+	return applied, nil
+}
+
+var statusNames = map[int16]wire.Status{
+	1: wire.StatusApplied,
+	2: wire.StatusIneffective,
+	3: wire.StatusDuplicate,
+}
+
+// batch holds operations as the parallel arrays that one set-based statement takes.
+type batch struct {
+	ts, node, parent     []pgtype.UUID
+	kind                 []int16
+	orderKey, key, value []pgtype.Text
+	known                []int64
+}
+
+func newBatch(ops []moveop.Op) batch {
+	n := len(ops)
+	b := batch{
+		ts: make([]pgtype.UUID, n), node: make([]pgtype.UUID, n), parent: make([]pgtype.UUID, n),
+		kind:     make([]int16, n),
+		orderKey: make([]pgtype.Text, n), key: make([]pgtype.Text, n), value: make([]pgtype.Text, n),
+		known: make([]int64, n),
+	}
+	for i, op := range ops {
+		b.ts[i] = pgtype.UUID{Bytes: op.TS, Valid: true}
+		b.node[i] = pgtype.UUID{Bytes: op.Node, Valid: true}
+		b.kind[i], b.known[i] = int16(op.Kind), op.Known
+		if op.Kind == moveop.Move {
+			b.parent[i] = pgtype.UUID{Bytes: op.Parent, Valid: true}
+			b.orderKey[i] = pgtype.Text{String: op.OrderKey, Valid: true}
+		} else {
+			b.key[i] = pgtype.Text{String: op.Key, Valid: true}
+			b.value[i] = pgtype.Text{String: string(op.Value), Valid: true}
+		}
+	}
+	return b
+}

@@ -1,0 +1,198 @@
+package pgfuncs_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
+	"github.com/canopysync/canopy/proptest"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+const epoch = "0192f0c1-2b3c-7d4e-8f50-61728394a5b6"
+
+// engine is one room of a database, as the conformance suite sees it.
+type engine struct {
+	db   *pgfuncs.DB
+	pool *pgxpool.Pool // for what has no method: looking into the tables
+	room string
+}
+
+var rooms atomic.Int64
+
+// database is a fresh database of a test, with room for many engines.
+type database struct {
+	*pgfuncs.DB
+	pool *pgxpool.Pool
+}
+
+func openDatabase(t testing.TB, opts ...pgtest.Option) database {
+	t.Helper()
+	url := pgtest.New(t, opts...)
+	db, err := pgfuncs.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return database{db, pool}
+}
+
+// newRoom makes an empty room of a name of its own.
+func (d database) newRoom(t testing.TB) string {
+	t.Helper()
+	room := fmt.Sprintf("room-%d", rooms.Add(1))
+	if _, err := d.CreateRoom(t.Context(), room, epoch); err != nil {
+		t.Fatal(err)
+	}
+	return room
+}
+
+func (d database) newEngine(t testing.TB, restoreOn proptest.Policy) proptest.Engine {
+	t.Helper()
+	e := &engine{db: d.DB, pool: d.pool, room: d.newRoom(t)}
+	if err := d.SetRestoreOn(t.Context(), e.room, string(restoreOn)); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// The order of siblings is that of bytes whatever the database sorts text by.
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	for _, collation := range []string{"C", "en_US.UTF-8"} {
+		t.Run(collation, func(t *testing.T) {
+			t.Parallel()
+			db := openDatabase(t, pgtest.WithCollation(collation))
+			proptest.Conformance(t, proptest.Suite{New: db.newEngine, Orders: 24, Histories: 150})
+		})
+	}
+}
+
+func (e *engine) Apply(ops []moveop.Op) ([]proptest.Result, error) {
+	applied, err := e.db.Apply(context.Background(), e.room, ops)
+	if err != nil {
+		return nil, suiteError(err)
+	}
+	results := make([]proptest.Result, len(ops))
+	for i, r := range applied.Results {
+		results[i] = proptest.Result{Status: proptest.Status(r.Status), Seq: r.Seq}
+	}
+	return results, nil
+}
+
+func suiteError(err error) error {
+	refused, ok := errors.AsType[*wire.Error](err)
+	if !ok {
+		return err
+	}
+	switch refused.Code {
+	case wire.CodeConflict:
+		return fmt.Errorf("%w: %w", proptest.ErrConflict, err)
+	case wire.CodeOutOfOrder:
+		return fmt.Errorf("%w: %w", proptest.ErrOutOfOrder, err)
+	case wire.CodeInvalidOp:
+		return fmt.Errorf("%w: %w", proptest.ErrInvalid, err)
+	}
+	return err
+}
+
+func (e *engine) Log() ([]moveop.Op, error) {
+	return e.db.OpsAfter(context.Background(), e.room, 0, 1<<30)
+}
+
+func (e *engine) Children(parent moveop.NodeID) ([]moveop.NodeID, error) {
+	page, err := e.db.Children(context.Background(), e.room, parent, "", 1<<20)
+	var ids []moveop.NodeID
+	for _, n := range page.Nodes {
+		ids = append(ids, n.ID)
+	}
+	return ids, err
+}
+
+func (e *engine) State() (proptest.State, error) {
+	ctx := context.Background()
+	s := proptest.State{
+		Nodes:     map[moveop.NodeID]proptest.Placement{},
+		Values:    map[proptest.Property]proptest.Write{},
+		Effective: map[moveop.Timestamp]bool{},
+		Version:   map[moveop.ReplicaID]moveop.Timestamp{},
+	}
+	room, err := e.db.Room(ctx, e.room)
+	if err != nil {
+		return s, err
+	}
+	s.Digest = room.Digest
+	for _, read := range []func(context.Context, *proptest.State) error{
+		e.readNodes, e.readValues, e.readEffective, e.readVersion,
+	} {
+		if err := read(ctx, &s); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (e *engine) forEach(ctx context.Context, columnsFrom string, into []any, f func() error) error {
+	rows, _ := e.pool.Query(ctx, `
+		select `+columnsFrom+` where room_id = (select room_id from canopy.rooms where name = $1)`, e.room)
+	_, err := pgx.ForEachRow(rows, into, f)
+	return err
+}
+
+func (e *engine) readNodes(ctx context.Context, s *proptest.State) error {
+	var node [16]byte
+	var parent, ts pgtype.UUID
+	var key pgtype.Text
+	return e.forEach(ctx, `node, parent, order_key, ts from canopy.nodes`, []any{&node, &parent, &key, &ts}, func() error {
+		if ts.Valid {
+			s.Nodes[node] = proptest.Placement{Parent: parent.Bytes, OrderKey: key.String, TS: ts.Bytes}
+		}
+		return nil
+	})
+}
+
+func (e *engine) readValues(ctx context.Context, s *proptest.State) error {
+	var node, ts [16]byte
+	var key string
+	var value json.RawMessage
+	return e.forEach(ctx, `node, key, value, ts from canopy.values`, []any{&node, &key, &value, &ts}, func() error {
+		s.Values[proptest.Property{Node: node, Key: key}] = proptest.Write{JSON: string(value), TS: ts}
+		return nil
+	})
+}
+
+func (e *engine) readEffective(ctx context.Context, s *proptest.State) error {
+	var ts [16]byte
+	var kind int16
+	var effective bool
+	return e.forEach(ctx, `ts, kind, effective from canopy.ops`, []any{&ts, &kind, &effective}, func() error {
+		if kind == int16(moveop.Move) {
+			s.Effective[ts] = effective
+		}
+		return nil
+	})
+}
+
+func (e *engine) readVersion(ctx context.Context, s *proptest.State) error {
+	var replica int64
+	var last [16]byte
+	return e.forEach(ctx, `replica, last_ts from canopy.replicas`, []any{&replica, &last}, func() error {
+		s.Version[moveop.ReplicaID(replica)] = last
+		return nil
+	})
+}

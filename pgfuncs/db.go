@@ -1,0 +1,50 @@
+// Package pgfuncs is the typed Go face of Canopy's stored functions: one method per function, a
+// migrator, and one mapping from SQLSTATEs to Go errors. The logic is in the functions (package sql);
+// nothing here decides anything about the tree.
+//
+// A DB is safe for concurrent use. Refused batches come back as *wire.Error, an unknown room as
+// wire.ErrUnknownRoom; any other error is the database's own, and SafeToRetry tells whether it is
+// worth another try. Every call is one transaction, so an error means that nothing was changed,
+// except where the connection broke around COMMIT: repeating the call is harmless.
+package pgfuncs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// DB calls the stored functions of one database through a connection pool.
+type DB struct {
+	pool *pgxpool.Pool
+}
+
+// Open makes a pool for a database URL or DSN (with pgx's pool_… parameters). It does not wait for the
+// database: the first call connects. Close the DB to release its connections.
+func Open(ctx context.Context, databaseURL string) (*DB, error) {
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("parse database url: %w", err)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &DB{pool: pool}, nil
+}
+
+// Close closes all connections and waits for the ones in use.
+func (db *DB) Close() { db.pool.Close() }
+
+// Ping checks that the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping database: %w", err)
+	}
+	return nil
+}
+
+// snapshotOptions give all statements of a transaction one consistent view and no right to write.
+var snapshotOptions = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}

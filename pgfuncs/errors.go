@@ -1,0 +1,83 @@
+package pgfuncs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+var (
+	// ErrNotMigrated is reported where the schema or the functions are missing or not this version's.
+	ErrNotMigrated = errors.New("the database is not migrated to this version: run canopy migrate up")
+	// ErrNewerSchema is reported where the database was migrated by a newer version, which this one
+	// must not touch.
+	ErrNewerSchema = errors.New("the database schema is newer than this version of canopy")
+	// ErrDamaged is reported where the recorded parents form a cycle, which only a damaged database has.
+	ErrDamaged = errors.New("the room's tree is damaged")
+)
+
+// The functions' own SQLSTATEs; the table in package sql's README says when each is raised.
+var refusals = map[string]wire.Code{
+	"CN409": wire.CodeConflict,
+	"CN410": wire.CodeTooOld,
+	"CN416": wire.CodeOutOfOrder,
+	"CN422": wire.CodeInvalidOp,
+	"CN425": wire.CodeClockSkew,
+}
+
+// refusalDetail is what the SQL function refuse puts into DETAIL.
+type refusalDetail struct {
+	Op         *moveop.Timestamp `json:"op"`
+	ServerTime int64             `json:"server_time"`
+}
+
+// domainError maps a database error to the errors that callers branch on and wraps the rest with the
+// name of what was being done.
+func domainError(doing string, err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if code, ok := refusals[pgErr.Code]; ok {
+		var detail refusalDetail
+		if err := json.Unmarshal([]byte(pgErr.Detail), &detail); err != nil {
+			return fmt.Errorf("%s: %w", doing, errors.Join(pgErr, err))
+		}
+		refused := wire.NewError(code, "%s", pgErr.Message)
+		refused.Op, refused.ServerTime = detail.Op, detail.ServerTime
+		return refused
+	}
+	switch pgErr.Code {
+	case "CN404":
+		return wire.ErrUnknownRoom
+	case "CN500":
+		return fmt.Errorf("%s: %w: %w", doing, ErrDamaged, pgErr)
+	case "22P02": // invalid text representation: only a value's JSON arrives as text
+		return wire.NewError(wire.CodeInvalidOp, "a value is not JSON that the database accepts")
+	case "23514": // check violation: the constraint names say what is wrong
+		return wire.NewError(wire.CodeBadRequest, "%s", pgErr.ConstraintName)
+	case "3F000", "42P01": // no such schema, table
+		return fmt.Errorf("%s: %w: %w", doing, ErrNotMigrated, pgErr)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// SafeToRetry reports whether the same call may succeed later: the connection was lost or refused, the
+// database is starting, stopping or out of resources, or a transaction was chosen as a victim. Every
+// method may be repeated without harm.
+func SafeToRetry(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code[:2] {
+		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
+			return true
+		}
+		return false
+	}
+	var connect *pgconn.ConnectError
+	return pgconn.SafeToRetry(err) || pgconn.Timeout(err) || errors.As(err, &connect)
+}

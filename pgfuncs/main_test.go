@@ -1,0 +1,9 @@
+package pgfuncs_test
+
+import (
+	"testing"
+
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

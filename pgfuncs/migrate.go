@@ -1,0 +1,205 @@
+package pgfuncs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/canopysync/canopy/sql"
+)
+
+// migrationLock is the key of the advisory lock by which migrators of one database take turns.
+const migrationLock = 0x63616e6f7079 // "canopy"
+
+// MigrationStatus is one migration and when it was applied; AppliedAt is zero where it is pending.
+type MigrationStatus struct {
+	Version   int       `json:"version"`
+	Name      string    `json:"name"`
+	AppliedAt time.Time `json:"applied_at,omitzero"`
+}
+
+// Migrate brings the schema and the functions to this version, in one transaction and under an
+// advisory lock, so that any number of processes may call it at once. It returns the migrations that
+// it applied; none means that the schema was up to date. It fails with ErrNewerSchema, changing
+// nothing, where a newer version was here before.
+func (db *DB) Migrate(ctx context.Context) ([]MigrationStatus, error) {
+	var applied []MigrationStatus
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) (err error) {
+		applied, err = migrate(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
+	return applied, nil
+}
+
+// Migrations lists every migration of this version and when it was applied.
+func (db *DB) Migrations(ctx context.Context) ([]MigrationStatus, error) {
+	steps, err := sql.Migrations()
+	if err != nil {
+		return nil, err
+	}
+	applied, err := appliedMigrations(ctx, db.pool)
+	if err != nil && !errors.Is(err, ErrNotMigrated) {
+		return nil, err
+	}
+	var status []MigrationStatus
+	for _, step := range steps {
+		status = append(status, MigrationStatus{step.Version, step.Name, applied[step.Version]})
+	}
+	return status, nil
+}
+
+// Ready checks that the database answers and that its schema and functions are exactly this version's.
+// The error is ErrNotMigrated or ErrNewerSchema where they are not.
+func (db *DB) Ready(ctx context.Context) error {
+	steps, err := sql.Migrations()
+	if err != nil {
+		return err
+	}
+	applied, err := appliedMigrations(ctx, db.pool)
+	if err != nil {
+		return err
+	}
+	if len(applied) > len(steps) {
+		return ErrNewerSchema
+	}
+	_, want, err := sql.Functions()
+	if err != nil {
+		return err
+	}
+	have, err := installedFingerprint(ctx, db.pool)
+	if err != nil {
+		return err
+	}
+	if len(applied) < len(steps) || have != want {
+		return ErrNotMigrated
+	}
+	return nil
+}
+
+const createMigrationTables = `
+create schema if not exists canopy;
+create table if not exists canopy.migrations (
+  version    integer not null,
+  name       text not null,
+  applied_at timestamptz not null default now(),
+  constraint migrations_pkey primary key (version)
+);
+create table if not exists canopy.installed_functions (
+  only_row    boolean not null default true,
+  fingerprint text not null,
+  constraint installed_functions_pkey primary key (only_row),
+  constraint installed_functions_one_row check (only_row)
+)`
+
+func migrate(ctx context.Context, tx pgx.Tx) ([]MigrationStatus, error) {
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, migrationLock); err != nil {
+		return nil, fmt.Errorf("take lock: %w", err)
+	}
+	if _, err := tx.Exec(ctx, createMigrationTables); err != nil {
+		return nil, fmt.Errorf("create migration tables: %w", err)
+	}
+	steps, err := sql.Migrations()
+	if err != nil {
+		return nil, err
+	}
+	done, err := appliedMigrations(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	if len(done) > len(steps) {
+		return nil, ErrNewerSchema
+	}
+	var applied []MigrationStatus
+	for _, step := range steps[len(done):] {
+		status, err := applyMigration(ctx, tx, step)
+		if err != nil {
+			return nil, fmt.Errorf("apply %03d_%s: %w", step.Version, step.Name, err)
+		}
+		applied = append(applied, status)
+	}
+	return applied, installFunctions(ctx, tx)
+}
+
+func applyMigration(ctx context.Context, tx pgx.Tx, step sql.Migration) (MigrationStatus, error) {
+	status := MigrationStatus{Version: step.Version, Name: step.Name}
+	if _, err := tx.Exec(ctx, step.SQL); err != nil {
+		return status, err
+	}
+	err := tx.QueryRow(ctx, `
+		insert into canopy.migrations (version, name) values ($1, $2) returning applied_at`,
+		step.Version, step.Name).Scan(&status.AppliedAt)
+	return status, err
+}
+
+// dropFunctions clears the way for functions whose arguments or results changed. Nothing else depends
+// on a function of the schema: no constraint, default, index or view uses one.
+const dropFunctions = `
+do $$
+declare
+  f regprocedure;
+begin
+  for f in select oid from pg_catalog.pg_proc where pronamespace = 'canopy'::regnamespace loop
+    execute format('drop function %s', f);
+  end loop;
+end $$`
+
+// installFunctions replaces all functions where any of them differs from this version's.
+func installFunctions(ctx context.Context, tx pgx.Tx) error {
+	script, want, err := sql.Functions()
+	if err != nil {
+		return err
+	}
+	have, err := installedFingerprint(ctx, tx)
+	if err != nil || have == want {
+		return err
+	}
+	// Bodies are not checked on creation, since the functions call each other in any order.
+	for _, text := range []string{"set local check_function_bodies = off", dropFunctions, script} {
+		if _, err := tx.Exec(ctx, text); err != nil {
+			return fmt.Errorf("install functions: %w", err)
+		}
+	}
+	_, err = tx.Exec(ctx, `
+		insert into canopy.installed_functions (fingerprint) values ($1)
+		on conflict (only_row) do update set fingerprint = excluded.fingerprint`, want)
+	if err != nil {
+		return fmt.Errorf("record functions: %w", err)
+	}
+	return nil
+}
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func appliedMigrations(ctx context.Context, q querier) (map[int]time.Time, error) {
+	rows, _ := q.Query(ctx, `select version, applied_at from canopy.migrations`) // the error is Collect's
+	applied := map[int]time.Time{}
+	var version int
+	var at time.Time
+	_, err := pgx.ForEachRow(rows, []any{&version, &at}, func() error {
+		applied[version] = at
+		return nil
+	})
+	if err != nil {
+		return nil, domainError("read migrations", err)
+	}
+	return applied, nil
+}
+
+// installedFingerprint is empty where no functions were installed yet.
+func installedFingerprint(ctx context.Context, q querier) (string, error) {
+	var fingerprint string
+	err := q.QueryRow(ctx, `select coalesce(max(fingerprint), '') from canopy.installed_functions`).Scan(&fingerprint)
+	if err != nil {
+		return "", domainError("read installed functions", err)
+	}
+	return fingerprint, nil
+}

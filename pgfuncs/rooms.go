@@ -1,0 +1,108 @@
+package pgfuncs
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+const roomColumns = `name, epoch::text, head, min_seq, ops, log_digest, state_digest`
+
+// CreateRoom makes a room with the given epoch (a UUID), or finds it made: the answer is the room as
+// it is, with the epoch of whoever came first.
+func (db *DB) CreateRoom(ctx context.Context, room, epoch string) (wire.Room, error) {
+	if err := wire.ValidRoom(room); err != nil {
+		return wire.Room{}, err
+	}
+	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.create_room($1, $2)`, room, epoch)
+	return collectRoom("create room", rows)
+}
+
+// Room returns a room's identity, position and digest, all at the same moment. The error is
+// wire.ErrUnknownRoom where there is none.
+func (db *DB) Room(ctx context.Context, room string) (wire.Room, error) {
+	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.rooms where name = $1`, room)
+	return collectRoom("read room", rows)
+}
+
+// Rooms lists all rooms by name.
+func (db *DB) Rooms(ctx context.Context) ([]wire.Room, error) {
+	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.rooms order by name`)
+	rooms, err := pgx.CollectRows(rows, scanRoom)
+	if err != nil {
+		return nil, domainError("list rooms", err)
+	}
+	return rooms, nil
+}
+
+func collectRoom(doing string, rows pgx.Rows) (wire.Room, error) {
+	room, err := pgx.CollectExactlyOneRow(rows, scanRoom)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return wire.Room{}, wire.ErrUnknownRoom
+	}
+	if err != nil {
+		return wire.Room{}, domainError(doing, err)
+	}
+	return room, nil
+}
+
+func scanRoom(row pgx.CollectableRow) (wire.Room, error) {
+	var r wire.Room
+	var log, state int64
+	err := row.Scan(&r.Name, &r.Epoch, &r.Head, &r.MinSeq, &r.Digest.Ops, &log, &state)
+	r.Digest.Log, r.Digest.State = uint64(log), uint64(state)
+	return r, err
+}
+
+// Stats returns a room's exact counts, all at the same moment; Connections is left 0. It walks the
+// whole room: O(nodes).
+func (db *DB) Stats(ctx context.Context, room string) (wire.Stats, error) {
+	var s wire.Stats
+	var log, state int64
+	err := db.pool.QueryRow(ctx, `
+		select name, epoch::text, head, min_seq, ops, log_digest, state_digest,
+		       canopy.count_below(room_id, $2), canopy.count_below(room_id, $3)
+		  from canopy.rooms
+		 where name = $1`, room, moveop.Root.String(), moveop.Trash.String(),
+	).Scan(&s.Room, &s.Epoch, &s.Head, &s.MinSeq, &s.Ops, &log, &state, &s.Nodes, &s.Trashed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return wire.Stats{}, wire.ErrUnknownRoom
+	}
+	if err != nil {
+		return wire.Stats{}, domainError("read room stats", err)
+	}
+	s.Digest = moveop.Digest{Ops: s.Ops, Log: uint64(log), State: uint64(state)}
+	return s, nil
+}
+
+// LastTimestamp returns the newest timestamp that a room holds from a replica (its entry in the
+// version vector), zero where it holds none or does not exist.
+func (db *DB) LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error) {
+	var last pgtype.UUID
+	err := db.pool.QueryRow(ctx, `
+		select v.last_ts
+		  from canopy.rooms r
+		  join canopy.replicas v using (room_id)
+		 where r.name = $1 and v.replica = $2`, room, int64(replica)).Scan(&last)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return moveop.Timestamp{}, nil
+	}
+	if err != nil {
+		return moveop.Timestamp{}, domainError("read version vector", err)
+	}
+	return last.Bytes, nil
+}
+
+// SetRestoreOn chooses what makes up for a delete whose author did not know of it: "move+set" (the
+// default), "move" or "never". It holds for the batches that come after it.
+func (db *DB) SetRestoreOn(ctx context.Context, room, policy string) error {
+	if _, err := db.pool.Exec(ctx, `select canopy.set_restore_on($1, $2)`, room, policy); err != nil {
+		return domainError("set restore policy", err)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package pgfuncs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// snapshotCopies are the COPY statements of the sections. COPY takes no parameters, so the room comes
+// from a setting of the transaction instead of being pasted into the text.
+var snapshotCopies = map[int]string{
+	format.TagNodes: `copy (
+		select node, parent, order_key, ts, seq, known, cause
+		  from canopy.nodes
+		 where room_id = current_setting('canopy.snapshot_room')::bigint and ts is not null
+		 order by node) to stdout (format binary)`,
+	format.TagValues: `copy (
+		select node, key, value, ts, seq, known
+		  from canopy.values
+		 where room_id = current_setting('canopy.snapshot_room')::bigint
+		 order by node, key) to stdout (format binary)`,
+	format.TagOps: `copy (
+		select seq, ts, kind, node, parent, order_key, key, value, known, cause, effective
+		  from canopy.history
+		 where room_id = current_setting('canopy.snapshot_room')::bigint
+		 order by ts) to stdout (format binary)`,
+}
+
+// Snapshot calls f with one consistent view of a room: header, sections and cursor all come from one
+// repeatable-read transaction, which ends when f returns. The error is wire.ErrUnknownRoom where the
+// room does not exist, and otherwise f's own or the database's.
+func (db *DB) Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error {
+	return pgx.BeginTxFunc(ctx, db.pool, snapshotOptions, func(tx pgx.Tx) error {
+		s := &roomSnapshot{conn: tx.Conn()}
+		if err := s.begin(ctx, tx, room); err != nil {
+			return err
+		}
+		return f(s)
+	})
+}
+
+// roomSnapshot implements format.Snapshot inside one transaction.
+type roomSnapshot struct {
+	conn   *pgx.Conn
+	header format.Header
+}
+
+func (s *roomSnapshot) begin(ctx context.Context, tx pgx.Tx, room string) error {
+	var id, ops, nodes, values int64
+	var log, state int64
+	h := format.Header{Format: format.Version}
+	err := tx.QueryRow(ctx, `
+		select room_id, name, epoch::text, head, horizon, now(), ops, log_digest, state_digest,
+		       (select count(*) from canopy.nodes n where n.room_id = r.room_id),
+		       (select count(*) from canopy.values v where v.room_id = r.room_id)
+		  from canopy.rooms r
+		 where name = $1`, room,
+	).Scan(&id, &h.Room, &h.Epoch, &h.Seq, (*[16]byte)(&h.Horizon), &h.Created, &ops, &log, &state, &nodes, &values)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return wire.ErrUnknownRoom
+	}
+	if err != nil {
+		return domainError("read room", err)
+	}
+	h.Digest.Ops, h.Digest.Log, h.Digest.State = ops, uint64(log), uint64(state)
+	h.Sections = format.Sections(nodes, values, max(0, ops-nodes-values))
+	s.header = h
+	_, err = tx.Exec(ctx, `select set_config('canopy.snapshot_room', $1, true)`, strconv.FormatInt(id, 10))
+	if err != nil {
+		return fmt.Errorf("choose room: %w", err)
+	}
+	return nil
+}
+
+// Header implements format.Snapshot.
+func (s *roomSnapshot) Header() format.Header { return s.header }
+
+// Copy implements format.Snapshot.
+func (s *roomSnapshot) Copy(ctx context.Context, tag int, w io.Writer) (int64, error) {
+	statement, ok := snapshotCopies[tag]
+	if !ok {
+		return 0, fmt.Errorf("copy section: no section has tag %d", tag)
+	}
+	done, err := s.conn.PgConn().CopyTo(ctx, w, statement)
+	if err != nil {
+		return done.RowsAffected(), fmt.Errorf("copy section %d: %w", tag, err)
+	}
+	return done.RowsAffected(), nil
+}

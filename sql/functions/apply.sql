@@ -1,0 +1,91 @@
+-- apply: applies one batch of operations to one room, atomically.
+-- Arguments: the room's name; the operations' columns as parallel arrays (kind 1 move, 2 set; parent
+-- and order key of a set, key and value of a move are null).
+-- Result: the room's head afterwards; by position, each operation's seq and its status: 1 applied,
+-- 2 ineffective (it would have made a cycle), 3 duplicate (already logged, with the seq it has).
+-- What it does, in one transaction: takes the room's row lock; refuses or deduplicates; gives new
+-- operations the next seqs in the order given; logs them; keeps the tree by sparse replay, the values,
+-- the digests and the version vector; makes the corrections that concurrent deletes need, with the
+-- seqs right behind the batch.
+-- Locks: the room's row, nothing else, and before anything is read: two batches on disjoint nodes can
+-- make a cycle together.
+-- Errors: CN404 no such room; CN409, CN410, CN416, CN422, CN425 (see check_ops, logged_seqs); CN500
+-- damaged tree; CN501 not READ COMMITTED, where a statement would not see what the lock waited for.
+-- Nothing of a refused batch is kept. Idempotent: repeating a batch changes nothing.
+-- The planner settings, and the lateral lookups with a limit in the functions that it calls, pin every
+-- plan to index lookups: a room grows from empty to a million nodes between two ANALYZEs, and a cached
+-- plan made for the first would be ruin for the second.
+create function canopy.apply(
+  p_room text, p_ts uuid[], p_kind smallint[], p_node uuid[], p_parent uuid[], p_order_key text[],
+  p_key text[], p_value text[], p_known bigint[],
+  out head bigint, out seqs bigint[], out statuses smallint[])
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_room   canopy.rooms;
+  v_before canopy.rooms;
+  v_ops    canopy.history[];
+  v_rest   canopy.history[];
+  v_op     canopy.history;
+  v_delta  bigint;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
+      using errcode = 'CN501';
+  end if;
+  select * into v_room from canopy.rooms where name = p_room for update;
+  if not found then
+    raise exception 'there is no room %', p_room using errcode = 'CN404';
+  end if;
+  v_before := v_room;
+
+  v_ops := array(
+    select row(v_room.room_id, b.ts, b.pos, b.kind, b.node, b.parent, b.order_key, b.key,
+               b.value::json, least(b.known, v_room.head), null, b.kind = 2)::canopy.history
+      from unnest(p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known)
+           with ordinality as b(ts, kind, node, parent, order_key, key, value, known, pos)
+     order by b.pos);
+  perform canopy.check_ops(v_ops);
+  seqs := canopy.logged_seqs(v_room, v_ops);
+  statuses := array(select case when s is null then 1 else 3 end from unnest(seqs) as s);
+  seqs := array(
+    select coalesce(u.s, v_room.head + count(*) filter (where u.s is null) over (order by u.pos))
+      from unnest(seqs) with ordinality as u(s, pos)
+     order by u.pos);
+  v_ops := array(
+    select row(o.room_id, o.ts, seqs[o.seq], o.kind, o.node, o.parent, o.order_key, o.key,
+               o.value, o.known, null, o.effective)::canopy.history
+      from unnest(v_ops) as o
+     where statuses[o.seq] = 1
+     order by o.seq);
+  head := v_room.head + cardinality(v_ops);
+  if cardinality(v_ops) = 0 then
+    return;
+  end if;
+
+  select l.delta, l.rest into v_delta, v_rest
+    from canopy.apply_leaf_moves(v_room.room_id, v_room.newest_move, v_ops) as l;
+  v_delta := v_delta # canopy.apply_sets(v_room.room_id, v_ops);
+  perform canopy.mark_named(v_room.room_id, array(select o.parent from unnest(v_ops) as o where o.kind = 1));
+  foreach v_op in array v_rest loop
+    v_delta := v_delta # canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move);
+  end loop;
+  statuses := canopy.final_statuses(v_room.room_id, seqs, statuses, v_rest);
+
+  v_room := canopy.account(v_room, v_ops, v_delta);
+  v_room := canopy.correct(v_before, v_room, v_ops);
+  head := v_room.head;
+  update canopy.rooms r
+     set head = v_room.head,
+         newest_move = v_room.newest_move,
+         last_delete_seq = v_room.last_delete_seq,
+         ops = v_room.ops,
+         log_digest = v_room.log_digest,
+         state_digest = v_room.state_digest
+   where r.room_id = v_room.room_id;
+end $$;

@@ -1,0 +1,65 @@
+-- correct: makes the corrections that a batch calls for, so that a delete does not take away what its
+-- author could not have known of. The batch's operations are looked at in timestamp order:
+-- (a) a new operation that survives and stands below a concurrent delete corrects that delete;
+-- (b) a new delete is corrected by the first operation that its author did not know, survives and
+--     stands below it.
+-- Either way the walk goes on upwards from where the node went back to (see correct_above).
+-- Arguments: the room's row before the batch, the same after it (not written yet), the new operations.
+-- Result: the room's row with the corrections accounted for.
+-- Cost: nothing where no delete is concurrent with the batch; otherwise O(depth + operations that the
+-- deleters did not know).
+-- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).
+-- Idempotent: one delete gets at most one correction.
+create function canopy.correct(p_before canopy.rooms, p_room canopy.rooms, p_ops canopy.history[])
+returns canopy.rooms
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_trash  constant uuid := '00000000-0000-0000-0000-000000000002';
+  v_room   canopy.rooms := p_room;
+  v_op     canopy.history;
+  v_cause  canopy.history;
+  v_delete bigint := p_before.last_delete_seq;  -- no later delete can be concurrent with these ops
+  v_latest bigint[];                            -- the last seqs of the two replicas that wrote last
+  v_writer bigint;                              -- and the replica of the first of them
+begin
+  if p_room.restore_on = 'never' then
+    return v_room;
+  end if;
+  -- What one replica's batch deletes itself, it knew of.
+  if (select count(distinct substr(uuid_send(o.ts), 9)) from unnest(p_ops) as o) > 1 then
+    v_delete := p_room.last_delete_seq;
+  end if;
+  if p_room.last_delete_seq > p_before.last_delete_seq then
+    select array_agg(r.last_seq order by r.last_seq desc), (array_agg(r.replica order by r.last_seq desc))[1]
+      into v_latest, v_writer
+      from (select last_seq, replica
+              from canopy.replicas
+             where room_id = p_room.room_id
+             order by last_seq desc
+             limit 2) as r;
+  end if;
+
+  for v_op in
+    select o.*
+      from unnest(p_ops) as o
+     where case
+             when o.parent = c_trash
+               then o.known < coalesce(v_latest[case when canopy.replica_of(o.ts) = v_writer then 2 else 1 end], 0)
+             else o.known < v_delete
+           end
+     order by o.ts
+  loop
+    v_cause := null;
+    if v_op.parent = c_trash then
+      v_cause := canopy.first_unseen(v_room, v_op);
+    elsif canopy.survives(v_room, v_op) then
+      v_cause := v_op;
+    end if;
+    if v_cause.ts is not null then
+      v_room := canopy.correct_above(v_room, v_cause);
+    end if;
+  end loop;
+  return v_room;
+end $$;

@@ -1,0 +1,36 @@
+-- is_ancestor: whether a node was the given parent, or an ancestor of it, just before a timestamp:
+-- the question that decides if a move of the node to that parent is effective.
+-- Arguments: room, node, parent, timestamp (the greatest uuid asks for the current tree).
+-- Cost: O(depth); no depth limit.
+-- Errors: CN500 where the recorded parents form a cycle, which only a damaged database has. UNION
+-- drops repeated rows, so that the walk ends even then.
+-- Locks: none. Idempotent: reads only.
+create function canopy.is_ancestor(p_room_id bigint, p_node uuid, p_parent uuid, p_ts uuid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_meets boolean;
+  v_ended boolean;
+begin
+  if p_node = p_parent then
+    return true;
+  end if;
+  with recursive up(x) as (
+    select p_parent
+    union
+    select canopy.parent_before(p_room_id, up.x, p_ts)
+      from up
+     where up.x is not null
+       and up.x <> p_node
+  )
+  select coalesce(bool_or(x = p_node), false), coalesce(bool_or(x is null), false)
+    into v_meets, v_ended
+    from up;
+  if not v_meets and not v_ended then
+    raise exception 'the recorded parents above node % form a cycle', p_parent
+      using errcode = 'CN500', hint = 'the database is damaged: restore it, or repair the room with its log';
+  end if;
+  return v_meets;
+end $$;

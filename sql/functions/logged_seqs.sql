@@ -1,0 +1,53 @@
+-- logged_seqs: which operations of a batch the log already holds. A replica's operations arrive in
+-- timestamp order, so only those up to its entry in the version vector can be there: everything newer
+-- needs no lookup.
+-- Arguments: the room's row, the batch; seq is the position in it.
+-- Result: by position, the seq of a duplicate, null for a new operation.
+-- Errors, for the first offending operation (see refuse): CN409 where the log has another operation
+-- with this timestamp, CN410 where it may have been compacted away, CN416 where a later one of the
+-- replica came first.
+-- Locks: none; the caller holds the room's row. Idempotent: reads only.
+create function canopy.logged_seqs(p_room canopy.rooms, p_ops canopy.history[])
+returns bigint[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seqs  bigint[];
+  v_ts    uuid;
+  v_fault text;
+begin
+  select array_agg(found.logged_seq order by found.seq),
+         (array_agg(found.ts order by found.seq) filter (where found.fault is not null))[1],
+         (array_agg(found.fault order by found.seq) filter (where found.fault is not null))[1]
+    into v_seqs, v_ts, v_fault
+    from (select o.seq, o.ts, log.seq as logged_seq,
+                 case
+                   when log.seq is not null and not log.same
+                     then 'CN409:the room has another operation with this timestamp'
+                   when log.seq is null and o.ts <= p_room.horizon
+                     then 'CN410:the operation is older than the room''s horizon'
+                   when log.seq is null and o.ts <= r.last_ts
+                     then 'CN416:the room already holds a later operation of this replica'
+                 end as fault
+            from unnest(p_ops) as o
+            left join canopy.replicas r on r.room_id = p_room.room_id
+                                       and r.replica = canopy.replica_of(o.ts)
+            left join lateral (
+              select l.seq,
+                     (l.kind, l.node) = (o.kind, o.node)
+                       and l.parent is not distinct from o.parent
+                       and l.order_key is not distinct from o.order_key
+                       and l.key is not distinct from o.key
+                       and l.value::text is not distinct from o.value::text as same
+                from canopy.ops l
+               where l.room_id = p_room.room_id
+                 and l.ts = o.ts
+                 and o.ts <= r.last_ts
+               limit 1
+            ) as log on true) as found;
+  if v_fault is not null then
+    perform canopy.refuse(left(v_fault, 5), v_ts, substr(v_fault, 7));
+  end if;
+  return v_seqs;
+end $$;

@@ -1,0 +1,24 @@
+-- parent_before: the parent that a node had just before a timestamp, by its last effective move.
+-- Arguments: room, node, timestamp. Result: the parent, null where it was not placed.
+-- Cost: one index lookup where the node's placement is older than ts, two otherwise.
+-- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+create function canopy.parent_before(p_room_id bigint, p_node uuid, p_ts uuid)
+returns uuid
+language sql stable parallel safe
+as $$
+  select case
+           when n.ts < p_ts then n.parent
+           else (select h.parent
+                   from canopy.history h
+                  where h.room_id = p_room_id
+                    and h.node = p_node
+                    and h.kind = 1
+                    and h.ts < p_ts
+                    and h.effective
+                  order by h.ts desc
+                  limit 1)
+         end
+    from canopy.nodes n
+   where n.room_id = p_room_id
+     and n.node = p_node
+$$;

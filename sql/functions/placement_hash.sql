@@ -1,0 +1,10 @@
+-- placement_hash: a node's contribution to the state digest (moveop.PlacementHash).
+-- Arguments: the node's current placement. Result: 64 bits, 0 where the node is not placed (parent
+-- is null). Locks, errors: none.
+-- It carries no SET, so that it is inlined; every name in it is a built-in.
+create function canopy.placement_hash(node uuid, parent uuid, order_key text)
+returns bigint
+language sql stable parallel safe
+return coalesce(('x' || left(encode(sha256(
+  '\x70'::bytea || uuid_send(node) || uuid_send(parent) || convert_to(order_key, 'UTF8')
+  ), 'hex'), 16))::bit(64)::bigint, 0);

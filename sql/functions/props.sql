@@ -1,0 +1,12 @@
+-- props: a node's properties that are not cleared, as one JSON object; null where it has none.
+-- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+create function canopy.props(p_room_id bigint, p_node uuid)
+returns json
+language sql stable
+as $$
+  select json_object_agg(v.key, v.value order by v.key)
+    from canopy.values v
+   where v.room_id = p_room_id
+     and v.node = p_node
+     and v.value::text <> 'null'
+$$;

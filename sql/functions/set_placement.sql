@@ -1,0 +1,63 @@
+-- set_placement: flips one logged move, and with it its node's row where the move is, or now becomes,
+-- the node's last effective one. The row that a placement displaces goes to history and back, so that
+-- every operation stays in exactly one table.
+-- Arguments: room, the move, whether it is to be effective. It must be logged with the other flag.
+-- Result: the change of the state digest. Locks: none; the caller holds the room's row.
+-- Not idempotent: call it for a real flip only.
+create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_cur  canopy.nodes;
+  v_next canopy.history;
+begin
+  select * into v_cur
+    from canopy.nodes
+   where room_id = p_room_id
+     and node = p_op.node;
+
+  -- Only the node's last effective move shows in its row.
+  if (p_effective and v_cur.ts > p_op.ts) or (not p_effective and v_cur.ts <> p_op.ts) then
+    update canopy.history
+       set effective = p_effective
+     where room_id = p_room_id
+       and ts = p_op.ts;
+    return 0;
+  end if;
+
+  if v_cur.ts is not null then
+    insert into canopy.history (room_id, ts, seq, kind, node, parent, order_key, known, cause, effective)
+    values (p_room_id, v_cur.ts, v_cur.seq, 1, v_cur.node, v_cur.parent, v_cur.order_key,
+            v_cur.known, v_cur.cause, p_effective);
+  end if;
+  if p_effective then
+    v_next := p_op;
+  else
+    select * into v_next
+      from canopy.history
+     where room_id = p_room_id
+       and node = p_op.node
+       and kind = 1
+       and ts < p_op.ts
+       and effective
+     order by ts desc
+     limit 1;
+  end if;
+  delete from canopy.history
+   where room_id = p_room_id
+     and ts = v_next.ts;
+  insert into canopy.nodes as n (room_id, node, parent, order_key, ts, seq, known, cause)
+  values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
+          v_next.known, v_next.cause)
+  on conflict (room_id, node) do update
+     set parent = excluded.parent,
+         order_key = excluded.order_key,
+         ts = excluded.ts,
+         seq = excluded.seq,
+         known = excluded.known,
+         cause = excluded.cause;
+  return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key)
+       # canopy.placement_hash(p_op.node, v_next.parent, v_next.order_key);
+end $$;

@@ -1,0 +1,46 @@
+-- subtree: a page of what hangs below a node, itself not included, breadth first: level by level, each
+-- in the order of its parents and then of siblings.
+-- Arguments: room, node, how many levels at most (null: all), the position to go on behind (level from
+-- 1 and the number of nodes of it already given; 0, 0 at first), page size.
+-- Result: one row a node, with its position as (level, place). Cost: O(nodes down to the last level of
+-- the page). Locks, errors: none; the caller has resolved the room.
+create function canopy.subtree(
+  p_room_id bigint, p_node uuid, p_depth bigint, p_after_level bigint, p_after_place bigint, p_limit bigint)
+returns table (
+  node uuid, parent uuid, order_key text, children bigint, props json, level bigint, place bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_nodes uuid[] := array[p_node];
+  v_level bigint := 0;
+  v_skip  bigint;
+  v_left  bigint := p_limit;
+begin
+  while v_left > 0 and v_level < coalesce(p_depth, v_level + 1) loop
+    v_level := v_level + 1;
+    v_nodes := array(
+      select n.node
+        from unnest(v_nodes) with ordinality as above(node, place)
+        join canopy.nodes n on n.room_id = p_room_id
+                           and n.parent = above.node
+       order by above.place, n.order_key, n.node);
+    exit when cardinality(v_nodes) = 0;
+    continue when v_level < p_after_level;
+
+    v_skip := case when v_level = p_after_level then p_after_place else 0 end;
+    return query
+      select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node),
+             canopy.props(p_room_id, n.node), v_level, v_skip + page.place
+        from unnest(v_nodes[v_skip + 1 : v_skip + v_left]) with ordinality as page(node, place)
+        join canopy.nodes n on n.room_id = p_room_id
+                           and n.node = page.node
+       order by page.place;
+    v_left := v_left - greatest(0, least(cardinality(v_nodes) - v_skip, v_left));
+  end loop;
+end $$;
