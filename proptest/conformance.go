@@ -11,7 +11,8 @@ import (
 )
 
 // Conformance runs the whole suite: every scenario that an engine can run, in all delivery orders;
-// refusals; deep trees; long runs of siblings; and random histories. After every batch the engine is
+// refusals; deep trees; long runs of siblings; all short lists of moves over three nodes, or some of
+// them; and random histories. After every batch the engine is
 // compared with the model in all that can be seen of it.
 func Conformance(t *testing.T, s Suite) {
 	if s.Depth == 0 {
@@ -25,6 +26,7 @@ func Conformance(t *testing.T, s Suite) {
 	t.Run("7 deep", func(t *testing.T) { testDeep(t, s) })
 	t.Run("9 reopened", func(t *testing.T) { testReopen(t, s) })
 	t.Run("11 runs", func(t *testing.T) { testRuns(t, s) })
+	t.Run("small scope", func(t *testing.T) { testSmallScope(t, s) })
 	t.Run("histories", func(t *testing.T) { testHistories(t, s) })
 }
 

@@ -14,8 +14,9 @@ import (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	proptest.Conformance(t, proptest.Suite{
-		New:       func(testing.TB, proptest.Policy) proptest.Engine { return engine{tree.New()} },
-		Histories: 2000,
+		New:        func(testing.TB, proptest.Policy) proptest.Engine { return engine{tree.New()} },
+		Histories:  2000,
+		SmallScope: -1,
 	})
 }
 

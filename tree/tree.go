@@ -236,7 +236,11 @@ func (t *Tree) unplace(n index) {
 		return
 	}
 	siblings := &t.nodes.at(row.parent).more.children
-	siblings.remove(t.sibling(siblings, row))
+	if at, ok := siblings.find(n); ok {
+		siblings.remove(at)
+	} else {
+		siblings.remove(t.sibling(siblings, row))
+	}
 	t.digest.State ^= row.hash
 	row.ts, row.key, row.parent, row.hash = moveop.Timestamp{}, 0, none, 0
 }
