@@ -83,6 +83,7 @@ func ownerOf(path string) (int, error) {
 func (a account) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = "/"
+	cmd.WaitDelay = patience // initdb's children hold its output a little longer
 	cmd.Env = environment(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if a.drop {

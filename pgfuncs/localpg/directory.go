@@ -52,7 +52,7 @@ func openDirectory(path string) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := makeParents(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(path, directoryMode()); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -71,6 +71,27 @@ func openDirectory(path string) (*directory, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// makeParents makes a directory and its parents where they are missing. Those that root makes let the
+// server's user through, whatever root's umask is.
+func makeParents(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeParents(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil // another process made it in between
+		}
+		return err
+	}
+	if os.Geteuid() == 0 {
+		return os.Chmod(path, 0o755)
+	}
+	return nil
 }
 
 // directoryMode lets the server's user through to its own directories, which root does not own.

@@ -31,19 +31,6 @@ var fetchable = map[int]embeddedpostgres.PostgresVersion{
 
 const defaultMajor = 17
 
-// DefaultCacheDir is where fetched binaries are kept: a system directory for root, because the user
-// who runs the server for him must get there, and the user's cache directory for everybody else.
-func DefaultCacheDir() string {
-	if os.Geteuid() == 0 {
-		return "/var/cache/canopy"
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), fmt.Sprintf("canopy-cache-%d", os.Geteuid()))
-	}
-	return filepath.Join(dir, "canopy")
-}
-
 // fetch gets the binaries of a major version (0: of the default one) from the cache or from the
 // repository.
 func fetch(ctx context.Context, a account, cfg Config, major int) (installation, error) {
@@ -61,7 +48,7 @@ func fetch(ctx context.Context, a account, cfg Config, major int) (installation,
 	if err != nil {
 		return installation{}, err
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := makeParents(cache); err != nil {
 		return installation{}, fmt.Errorf("make cache directory: %w", err)
 	}
 	if err := a.reach(ctx, cache); err != nil {

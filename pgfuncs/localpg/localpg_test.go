@@ -181,6 +181,14 @@ func TestSecondRunIsRefused(t *testing.T) {
 	exec1(t, server.URL(), "select")
 }
 
+func TestParentsAreMadePassable(t *testing.T) {
+	// Not parallel: the umask is the process's.
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	dir := filepath.Join(tempDir(t), "not", "there", "yet")
+	exec1(t, start(t, localpg.Config{DataDir: dir}).URL(), "select")
+}
+
 func TestForeignDirectoryIsNotTouched(t *testing.T) {
 	t.Parallel()
 	for name, file := range map[string]string{

@@ -18,6 +18,8 @@ package pgtest
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -74,7 +76,6 @@ func New(t testing.TB, opts ...Option) string {
 		t.Fatalf("pgtest: %v", err)
 	}
 	t.Cleanup(func() {
-		// Stopped already means that the process is about to end, and the database is gone as well.
 		if err := c.drop(context.WithoutCancel(ctx), name); err != nil {
 			t.Errorf("pgtest: drop database: %v", err)
 		}
@@ -94,7 +95,7 @@ type runner struct{ m *testing.M }
 func (r runner) Run() int {
 	code := r.m.Run()
 	if err := shared.stop(context.Background()); err != nil && code == 0 {
-		println("pgtest:", err.Error())
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		return 1
 	}
 	return code
