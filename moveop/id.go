@@ -57,7 +57,7 @@ func (id NodeID) MarshalText() ([]byte, error) { return []byte(id.String()), nil
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (id *NodeID) UnmarshalText(text []byte) (err error) {
-	*id, err = ParseNodeID(string(text))
+	*id, err = parseUUID(text)
 	return err
 }
 
@@ -123,12 +123,12 @@ func appendUUID(dst []byte, b [16]byte) []byte {
 }
 
 // parseUUID accepts the canonical form only, so that equal ids have equal text.
-func parseUUID(s string) (b [16]byte, err error) {
+func parseUUID[T string | []byte](s T) (b [16]byte, err error) {
 	if len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-' {
 		var stack [32]byte
 		digits := append(append(append(stack[:0], s[0:8]...), s[9:13]...), s[14:18]...)
 		digits = append(append(digits, s[19:23]...), s[24:36]...)
-		if isLowerHex(string(digits)) {
+		if isLowerHex(digits) {
 			_, _ = hex.Decode(b[:], digits) // 32 digits: cannot fail
 			return b, nil
 		}
@@ -136,7 +136,7 @@ func parseUUID(s string) (b [16]byte, err error) {
 	return b, fmt.Errorf("%w: %q is not a lower-case UUID like %s", ErrInvalidID, s, Root)
 }
 
-func isLowerHex(s string) bool {
+func isLowerHex[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false

@@ -61,12 +61,12 @@ func (op *Op) UnmarshalJSON(text []byte) error {
 	if f.cause != nil {
 		read.Cause = Timestamp(p.uuid("cause", f.cause))
 	}
-	switch kind {
+	switch string(kind) {
 	case "move":
 		read.Kind, read.Parent = Move, NodeID(p.uuid("parent", f.parent))
-		read.OrderKey = p.text("order_key", f.orderKey)
+		read.OrderKey = string(p.text("order_key", f.orderKey))
 	case "set":
-		read.Kind, read.Key = Set, p.text("key", f.key)
+		read.Kind, read.Key = Set, string(p.text("key", f.key))
 		read.Value = p.value(f.value)
 	default:
 		p.fail(invalid("unknown kind %q", kind))
@@ -83,8 +83,8 @@ type opFields struct {
 	kind, ts, node, parent, orderKey, key, value, known, seq, cause []byte
 }
 
-func (f *opFields) named(name string) *[]byte {
-	switch name {
+func (f *opFields) named(name []byte) *[]byte {
+	switch string(name) {
 	case "kind":
 		return &f.kind
 	case "ts":
@@ -132,7 +132,7 @@ func (f *opFields) scan(text []byte) error {
 			return err
 		}
 		into := f.named(name)
-		if into == nil || name != "value" && string(raw) == "null" {
+		if into == nil || into != &f.value && string(raw) == "null" {
 			continue
 		}
 		if *into != nil {
@@ -152,10 +152,11 @@ func (p *opParser) fail(err error) {
 	}
 }
 
-func (p *opParser) text(name string, raw []byte) string {
+// text reads a string. The result may be part of raw.
+func (p *opParser) text(name string, raw []byte) []byte {
 	if len(raw) == 0 || raw[0] != '"' {
 		p.fail(invalid("%s must be a string", name))
-		return ""
+		return nil
 	}
 	s, err := unquoteJSON(raw)
 	if err != nil {
@@ -189,11 +190,7 @@ func (p *opParser) value(raw []byte) json.RawMessage {
 		p.fail(invalid("a set needs a value"))
 		return nil
 	}
-	value, err := CompactValue(raw)
-	if err != nil {
-		p.fail(err)
-	}
-	return value
+	return appendCompact(make([]byte, 0, len(raw)), raw)
 }
 
 // jsonValueLen returns the length of the JSON value at the beginning of valid JSON.
@@ -234,16 +231,16 @@ func trimSpace(text []byte) []byte {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
-// unquoteJSON reads a valid JSON string.
-func unquoteJSON(raw []byte) (string, error) {
+// unquoteJSON reads a valid JSON string. The result may be part of raw.
+func unquoteJSON(raw []byte) ([]byte, error) {
 	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1]), nil
+		return raw[1 : len(raw)-1], nil
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", invalid("%v", err)
+		return nil, invalid("%v", err)
 	}
-	return s, nil
+	return []byte(s), nil
 }
 
 // appendJSONString appends s as encoding/json would write it.

@@ -98,9 +98,8 @@ func TestKeyBetween_anyNeighbours(t *testing.T) {
 			t.Fatalf("between %q and %q: %v", a, b, err)
 		}
 		checkBetween(t, a, b, key)
-		// One neighbour may have to be gone below, after its last component was filled up; the new
-		// one takes at most 4 bytes and its own head's digits more.
-		if limit := max(len(a), len(b)) + 62; len(key) > limit {
+		// At worst, a neighbour's last component is filled up, and one more is put below it.
+		if limit := max(len(a), len(b)) + 2*27; len(key) > limit {
 			t.Fatalf("between %q and %q: %q", a, b, key)
 		}
 	}
@@ -281,18 +280,19 @@ func TestKeyBetween_oneSpot(t *testing.T) {
 	t.Parallel()
 	const inserts = 100_000
 	r := newRand(t)
-	for name, tt := range map[string]struct {
+	for _, tt := range []struct {
+		name    string
 		toLeft  func(i int) bool // whether the new key becomes the left neighbour
 		longest int
 		rekeyed int
 	}{
-		"behind the one before":   {func(int) bool { return true }, 12, 0},
-		"in front of it":          {func(int) bool { return false }, 12, 0},
-		"to and fro":              {func(i int) bool { return i%2 == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
-		"at random":               {func(int) bool { return r.IntN(2) == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
-		"a few here, a few there": {func(i int) bool { return i/10%2 == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
+		{"behind the one before", func(int) bool { return true }, 12, 0},
+		{"in front of it", func(int) bool { return false }, 12, 0},
+		{"to and fro", func(i int) bool { return i%2 == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
+		{"at random", func(int) bool { return r.IntN(2) == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
+		{"a few here, a few there", func(i int) bool { return i/10%2 == 0 }, moveop.MaxOrderKeyBytes, 2 * inserts},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			e := &editor{t: t, random: reader{r}, left: []string{"a0"}, right: []string{"a2", "a1"}}
 			for i := range inserts {
 				if key := e.insert(); tt.toLeft(i) {

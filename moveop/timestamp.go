@@ -75,6 +75,6 @@ func (ts Timestamp) MarshalText() ([]byte, error) { return []byte(ts.String()), 
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (ts *Timestamp) UnmarshalText(text []byte) (err error) {
-	*ts, err = ParseTimestamp(string(text))
+	*ts, err = parseUUID(text)
 	return err
 }

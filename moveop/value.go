@@ -12,18 +12,43 @@ import (
 //
 // The error wraps ErrInvalidOp. To write a property that is to be cleared, the value is null.
 func CompactValue(value []byte) (json.RawMessage, error) {
-	if len(value) == 0 { // encoding/json would write null, which clears
-		return nil, invalid("the value is missing")
-	}
 	if !utf8.Valid(value) {
 		return nil, invalid("the value is not valid UTF-8")
 	}
-	out, err := json.Marshal(json.RawMessage(value))
-	if err != nil {
-		return nil, invalid("the value is not JSON: %v", err)
+	if !json.Valid(value) {
+		return nil, invalid("the value is not JSON")
 	}
-	return out, nil
+	return appendCompact(make([]byte, 0, len(value)), value), nil
 }
+
+// appendCompact appends the canonical form of a valid value.
+func appendCompact(dst, value []byte) []byte {
+	inString := false
+	for i := 0; i < len(value); i++ {
+		c := value[i]
+		switch {
+		case !inString && isSpace(c):
+			continue
+		case inString && c == '\\':
+			dst = append(dst, c)
+			i++
+			c = value[i]
+		case c == '"':
+			inString = !inString
+		case c == '<' || c == '>' || c == '&':
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+			continue
+		case c == 0xe2 && (string(value[i:i+3]) == "\u2028" || string(value[i:i+3]) == "\u2029"):
+			i += 2
+			dst = append(dst, '\\', 'u', '2', '0', '2', hexDigits[value[i]&0xf])
+			continue
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+const hexDigits = "0123456789abcdef"
 
 // jsonDepth returns the deepest nesting of arrays and objects without recursing, so that it can run
 // before anything that does.
