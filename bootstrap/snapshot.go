@@ -47,7 +47,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 	st := s.newStream(w, code, began.Add(s.cfg.MaxDuration))
 	defer s.recycle(st)
 	header, err := s.send(ctx, room, st)
-	s.report(r, st, header, outcome(r.Context(), ctx, st, err), time.Since(began), err)
+	s.report(r, st, header, st.outcome(r.Context(), err), time.Since(began), err)
 	switch {
 	case err != nil && st.begun:
 		panic(http.ErrAbortHandler) // breaks the body off: the client must not take it for whole
@@ -89,19 +89,18 @@ func (s *Server) send(ctx context.Context, room string, st *stream) (header form
 	return header, st.finish()
 }
 
-// outcome names the reason for the end. The stream's own error goes first: a source that was broken
-// off by it may report anything.
-func outcome(request, limited context.Context, st *stream, err error) string {
+// outcome names the reason for the end. Deadlines and the stream's own error go first: after a failed
+// write net/http cancels the request as if the client had left, and a source that was broken off by
+// either may report anything.
+func (st *stream) outcome(request context.Context, err error) string {
 	switch {
 	case err == nil:
 		return resultComplete
-	case request.Err() != nil:
-		return resultGone
-	case errors.Is(limited.Err(), context.DeadlineExceeded):
+	case !time.Now().Before(st.until):
 		return resultExpired
 	case errors.Is(st.err, os.ErrDeadlineExceeded):
 		return resultStalled
-	case st.err != nil:
+	case st.err != nil || request.Err() != nil:
 		return resultGone
 	case wire.AsError(err).Code != wire.CodeInternal:
 		return resultRefused
