@@ -5,8 +5,9 @@
 // replays everything for every question. Conformance runs one implementation, behind the Engine
 // interface, next to the model and compares all that can be seen of both after every batch.
 //
-// Random histories print their seed. Two environment variables choose what runs: CANOPY_SEED, the
-// seed to repeat, and CANOPY_HISTORIES, how many histories to try.
+// Random histories print their seed. Environment variables choose what runs: CANOPY_SEED is the seed
+// to repeat, CANOPY_HISTORIES how many histories to try, CANOPY_SMALL_SCOPE how many of the short lists
+// (-1 is all).
 //
 // The package knows of no implementation, so that each can run it in its own tests.
 package proptest

@@ -80,7 +80,7 @@ type Suite struct {
 	// Defaults to 200.
 	Histories int
 	// SmallScope is how many of the 8,478 lists of four moves over three nodes are tried in all orders
-	// of arrival, spread evenly over them. Negative is all. Defaults to 50.
+	// of arrival, spread evenly over them, unless CANOPY_SMALL_SCOPE says. Negative is all. Defaults to 50.
 	SmallScope int
 	// Depth is the depth of the deep scenario. Defaults to 100,000, which is what has to work.
 	Depth int

@@ -37,14 +37,21 @@ func newSeed(t testing.TB) (int64, *rand.Rand) {
 // histories returns how many histories to try.
 func (s Suite) histories(t testing.TB) int {
 	t.Helper()
-	if text := os.Getenv("CANOPY_HISTORIES"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("CANOPY_HISTORIES: %v", err)
-		}
-		return n
+	return envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200))
+}
+
+// envInt returns the number in an environment variable, or the default.
+func envInt(t testing.TB, name string, byDefault int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return byDefault
 	}
-	return cmp.Or(s.Histories, 200)
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
 }
 
 // testHistories tries random histories and shrinks one that fails.

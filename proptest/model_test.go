@@ -21,6 +21,6 @@ func TestServerConforms(t *testing.T) {
 	t.Parallel()
 	proptest.Conformance(t, proptest.Suite{
 		New:   func(_ testing.TB, restoreOn proptest.Policy) proptest.Engine { return proptest.NewServer(restoreOn) },
-		Depth: 500,
+		Depth: 100,
 	})
 }

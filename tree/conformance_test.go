@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 	proptest.Conformance(t, proptest.Suite{
 		New:        func(testing.TB, proptest.Policy) proptest.Engine { return engine{tree.New()} },
 		Histories:  2000,
-		SmallScope: -1,
+		SmallScope: 2000,
 	})
 }
 

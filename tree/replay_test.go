@@ -97,8 +97,8 @@ func TestReplayCost(t *testing.T) {
 		{"a leaf, late", 100_000, func(newest int) moveop.Op { return move(1500, id(999), id(3)) }, 0},
 		{"a new node, late", 100_000, func(newest int) moveop.Op { return move(1500, id(5000), id(999)) }, 0},
 		{"a folder, 10 behind", 10_000, func(newest int) moveop.Op { return move(newest-10, id(3), id(4)) }, 20},
-		{"a folder, 1,000 behind", 1_000_000, func(newest int) moveop.Op { return move(newest-1000, id(3), id(4)) }, 20},
-		{"a folder, 10,000 behind", 1_000_000, func(newest int) moveop.Op { return move(newest-10_000, id(3), id(4)) }, 20},
+		{"a folder, 1,000 behind", 200_000, func(newest int) moveop.Op { return move(newest-1000, id(3), id(4)) }, 20},
+		{"a folder, 10,000 behind", 200_000, func(newest int) moveop.Op { return move(newest-10_000, id(3), id(4)) }, 20},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
