@@ -1,0 +1,193 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/tree"
+)
+
+// errConflict means that the server sent an operation under the timestamp of another one.
+var errConflict = errors.New("another operation has this timestamp")
+
+// merge applies operations that came from the server, in any order: those that are new, that is. One
+// that is here already gets its seq, and leaves the outbox. Foreign is set if one of them claims to
+// be of this replica and yet was never made here: the file is a copy, or was restored.
+func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
+	var fresh []moveop.Op
+	seen := map[moveop.Timestamp]int{} // where in fresh
+	last := t.meta.last()
+	for i := range ops {
+		op := &ops[i]
+		if j, ok := seen[op.TS]; ok {
+			if !fresh[j].SameBody(*op) {
+				return false, fmt.Errorf("%w: %s", errConflict, op.TS)
+			}
+			continue
+		}
+		if !last.Before(op.TS) {
+			settled, err := t.settle(op)
+			if err != nil {
+				return false, err
+			}
+			if settled {
+				continue
+			}
+		}
+		foreign = foreign || op.TS.Replica() == t.meta.replica
+		seen[op.TS] = len(fresh)
+		fresh = append(fresh, *op)
+	}
+	for i := range ops {
+		t.accept(ops[i].TS)
+	}
+	return foreign, t.add(fresh)
+}
+
+// accept notes that the server holds an operation: what is stamped from now on is later.
+func (t *txn) accept(ts moveop.Timestamp) {
+	if t.meta.accepted.Before(ts) {
+		t.meta.accepted = ts
+	}
+	t.store.clock.Observe(ts)
+}
+
+// add logs operations that are not in the log.
+func (t *txn) add(ops []moveop.Op) error {
+	moves := make([]moveop.Op, 0, len(ops))
+	for i := range ops {
+		if ops[i].Kind == moveop.Move {
+			moves = append(moves, ops[i])
+			continue
+		}
+		if err := t.addSet(&ops[i]); err != nil {
+			return err
+		}
+	}
+	if len(moves) == 0 {
+		return nil
+	}
+	return tree.Replay(moveLog{t}, moves)
+}
+
+// settle records what the server says about an operation that is in the log; ok is false where it is
+// not.
+func (t *txn) settle(op *moveop.Op) (ok bool, err error) {
+	logged, ok, err := t.find(op.TS)
+	if err != nil || !ok {
+		return false, err
+	}
+	if !logged.SameBody(*op) {
+		return false, fmt.Errorf("%w: %s", errConflict, op.TS)
+	}
+	if logged.Seq == op.Seq {
+		return true, nil
+	}
+	if err := t.number(&logged, op.Seq); err != nil {
+		return false, err
+	}
+	return true, t.unqueue(op.TS)
+}
+
+// number gives a logged operation its seq.
+func (t *txn) number(op *moveop.Op, seq int64) (err error) {
+	var n int64
+	if op.Kind == moveop.Move {
+		n, err = t.exec(`UPDATE nodes SET seq = ? WHERE node = ? AND ts = ?`, seq, op.Node[:], op.TS[:])
+	} else {
+		n, err = t.exec(`UPDATE vals SET seq = ? WHERE node = ? AND key = ? AND ts = ?`, seq, op.Node[:], op.Key, op.TS[:])
+	}
+	if err != nil || n > 0 {
+		return err
+	}
+	_, err = t.exec(`UPDATE ops SET seq = ? WHERE ts = ?`, seq, op.TS[:])
+	return err
+}
+
+// withdraw takes operations out of the log that nobody else has seen, and everything that was
+// decided in their light with them: moves are effective by the moves before them only, so the moves
+// from the first one on are taken back, newest first, and those that stay are applied anew. Cost: the
+// moves since the oldest one.
+func (t *txn) withdraw(ops []moveop.Op) error {
+	gone := make(map[moveop.Timestamp]bool, len(ops))
+	first := moveop.MaxTimestamp
+	for i := range ops {
+		if gone[ops[i].TS] = true; ops[i].TS.Before(first) {
+			first = ops[i].TS
+		}
+	}
+	var moves, sets []moveop.Op
+	err := t.logged(first, moveop.MaxTimestamp, func(op moveop.Op, _ bool) error {
+		if op.Kind == moveop.Move {
+			moves = append(moves, op)
+		} else if gone[op.TS] {
+			sets = append(sets, op)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range sets {
+		if err := t.removeSet(&sets[i]); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(moves, func(a, b moveop.Op) int { return b.TS.Compare(a.TS) })
+	for i := range moves {
+		if err := t.removeMove(&moves[i]); err != nil {
+			return err
+		}
+	}
+	return t.add(slices.DeleteFunc(moves, func(op moveop.Op) bool { return gone[op.TS] }))
+}
+
+// removeMove takes out the newest move of the log.
+func (t *txn) removeMove(op *moveop.Op) error {
+	log := moveLog{t}
+	now, placed, err := t.placement(op.Node)
+	if err != nil {
+		return err
+	}
+	if placed && now.ts == op.TS {
+		if err := log.fallBack(op.Node, now); err != nil {
+			return err
+		}
+	}
+	t.meta.digest.Ops--
+	t.meta.digest.Log ^= op.LogHash()
+	_, err = t.exec(`DELETE FROM ops WHERE ts = ?`, op.TS[:])
+	return err
+}
+
+// removeSet takes out a set; where it was current, the last one before it is again.
+func (t *txn) removeSet(op *moveop.Op) error {
+	t.meta.digest.Ops--
+	t.meta.digest.Log ^= op.LogHash()
+	n, err := t.exec(`DELETE FROM vals WHERE node = ? AND key = ? AND ts = ?`, op.Node[:], op.Key, op.TS[:])
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		_, err := t.exec(`DELETE FROM ops WHERE ts = ?`, op.TS[:])
+		return err
+	}
+	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
+	t.changes.written(op.Node, op.Key)
+	var ts moveop.Timestamp
+	ok, err := t.row(`SELECT ts FROM ops WHERE kind = 2 AND node = ? AND key = ? ORDER BY ts DESC LIMIT 1`,
+		[]any{op.Node[:], op.Key}, (*blob)(&ts))
+	if err != nil || !ok {
+		return err
+	}
+	before, _, err := t.find(ts)
+	if err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM ops WHERE ts = ?`, ts[:]); err != nil {
+		return err
+	}
+	return t.putValue(&before)
+}

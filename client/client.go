@@ -1,0 +1,221 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Options says what Open opens and how it is kept in step. Only Room is required.
+type Options struct {
+	// Room is the room's name. For a file that exists it may be empty: the file knows.
+	Room string
+
+	// RealtimeURL is the realtime service, like https://host:8420. Empty means to stay offline.
+	RealtimeURL string
+	// BootstrapURL is the bootstrap service, from which a new replica, or one that was away for too
+	// long, gets the room as a whole. Empty means to do with what the realtime service still has.
+	BootstrapURL string
+	// Name is shown to the others in the room.
+	Name string
+	// Token returns the token for the services, each time one is needed. Nil means to send none.
+	Token func(ctx context.Context) (string, error)
+
+	// Synchronous says what an edit survives. Defaults to SynchronousFull.
+	Synchronous Synchronous
+
+	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
+	// the other with every failure. Default to 500 ms and 30 s.
+	RetryMin, RetryMax time.Duration
+	// HTTPClient fetches snapshots. Defaults to one that uses http.DefaultTransport.
+	HTTPClient *http.Client
+
+	// Logger is told what sync does. Defaults to none.
+	Logger *slog.Logger
+	// Now is the wall clock. Defaults to time.Now.
+	Now func() time.Time
+	// Random is where ids and order keys come from. Defaults to crypto/rand.Reader.
+	Random io.Reader
+}
+
+func (o Options) withDefaults() Options {
+	if o.Synchronous == "" {
+		o.Synchronous = SynchronousFull
+	}
+	if o.RetryMin <= 0 {
+		o.RetryMin = 500 * time.Millisecond
+	}
+	if o.RetryMax <= 0 {
+		o.RetryMax = 30 * time.Second
+	}
+	if o.HTTPClient == nil {
+		o.HTTPClient = &http.Client{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	return o
+}
+
+func (o Options) check() error {
+	if o.Room != "" {
+		if err := wire.ValidRoom(o.Room); err != nil {
+			return err
+		}
+	}
+	if o.Synchronous != SynchronousFull && o.Synchronous != SynchronousNormal {
+		return fmt.Errorf("synchronous is %q, not FULL or NORMAL", o.Synchronous)
+	}
+	for _, service := range []string{o.RealtimeURL, o.BootstrapURL} {
+		if service == "" {
+			continue
+		}
+		if u, err := url.Parse(service); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("service URL %q is not of the form http(s)://host[:port]", service)
+		}
+	}
+	return nil
+}
+
+// endpoint is a service's URL for something of a room.
+func endpoint(service, room, what string) string {
+	return strings.TrimRight(service, "/") + "/v1/rooms/" + room + "/" + what
+}
+
+// Client is an open replica. It is safe for concurrent use.
+type Client struct {
+	opts     Options
+	store    *store
+	events   watchers[Event]
+	statuses watchers[Status]
+	presence presence
+	progress progress
+	rounds   rounds
+	wakeups  chan struct{} // there may be something to send
+	retries  chan struct{} // see Reconnect
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	closing sync.Once
+	closed  error // of Close
+}
+
+// Open opens the replica in the file at path, making it where there is none, and starts to sync where
+// Options name services. It needs no network: what is in the file can be read and edited at once.
+// Beside the file, SQLite keeps files named after it; "path-lock" is the lock. Ctx is for opening
+// only. The errors to expect are ErrLocked, ErrNotCanopyFile, ErrNewerVersion, ErrOtherRoom,
+// ErrReadOnly, ErrDiskFull and ErrCorrupt.
+func Open(ctx context.Context, path string, opts Options) (*Client, error) {
+	opts = opts.withDefaults()
+	if err := opts.check(); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := openStore(path, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	opts.Room = st.meta.Load().room
+	c := &Client{opts: opts, store: st, wakeups: make(chan struct{}, 1), retries: make(chan struct{}, 1)}
+	c.rounds.changed = make(chan struct{})
+	st.publish = func(e Event) { c.events.publish(e, sendEvent) }
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	if opts.RealtimeURL != "" {
+		c.running.Go(func() { newSyncer(c).run(running) })
+	}
+	return c, nil
+}
+
+func openStore(path string, opts Options) (*store, error) {
+	fresh, err := freshMeta(opts.Room, opts.Random)
+	if err != nil {
+		return nil, err
+	}
+	file, err := openFile(path, fresh, opts.Synchronous)
+	if err != nil {
+		return nil, err
+	}
+	st := &store{
+		file: file, now: opts.Now, random: opts.Random,
+		writing: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
+	m := &meta{}
+	if err := m.load(file.writer); err != nil {
+		return nil, errors.Join(err, file.close())
+	}
+	if opts.Room != "" && m.room != opts.Room {
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrOtherRoom, m.room), file.close())
+	}
+	if err := dropDrafts(file.writer); err != nil {
+		return nil, errors.Join(err, file.close())
+	}
+	st.meta.Store(m)
+	st.startClock(m)
+	st.release()
+	return st, nil
+}
+
+// Close stops syncing, waits for what is under way and closes the file. What was edited is kept, and
+// what is not pushed yet is pushed after the next Open; to push it first, call WaitSynced. Close may
+// be called more than once, but not from inside Edit or View.
+func (c *Client) Close() error {
+	c.closing.Do(func() {
+		c.stop()
+		close(c.store.closed)
+		c.running.Wait()
+		c.events.close()
+		c.statuses.close()
+		c.presence.watchers.close()
+		<-c.store.writing
+		c.closed = c.store.file.close()
+	})
+	return c.closed
+}
+
+// Room is the name of the room.
+func (c *Client) Room() string { return c.opts.Room }
+
+// Replica is the id under which this replica makes operations. It changes when the file turns out to
+// be a copy of another one that is in use.
+func (c *Client) Replica() moveop.ReplicaID { return c.store.meta.Load().replica }
+
+// Pending is the number of operations that the server has not acknowledged.
+func (c *Client) Pending() int64 { return c.store.meta.Load().pending }
+
+// wake has the sync loop look for something to send.
+func (c *Client) wake() {
+	signal(c.wakeups)
+	c.statusChanged()
+}
+
+// Reconnect ends the wait before the next attempt to connect: for an application that learns that the
+// network is back, or that there is a new token.
+func (c *Client) Reconnect() { signal(c.retries) }
+
+// signal sends to a channel with room for one; a signal that nobody took yet is enough.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,145 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// errToken means that Options.Token failed.
+var errToken = errors.New("no token")
+
+const (
+	handshakeTimeout = 15 * time.Second
+	writeTimeout     = 15 * time.Second
+	pingInterval     = 20 * time.Second
+	// silence is how long the server may say nothing, though it is pinged, before it counts as gone.
+	silence = 3 * pingInterval
+	// maxServerFrame bounds what is read in one frame, in bytes. Servers keep to limits.max_frame or
+	// to a single operation.
+	maxServerFrame = 64 << 20
+	// readAhead is how many frames wait to be handled; the rest waits in the network.
+	readAhead = 16
+)
+
+// connection is one socket with its reader goroutine.
+type connection struct {
+	conn  *websocket.Conn
+	codec wire.Codec
+	in    chan wire.Message // closed at the end; then err says why
+	err   error
+	done  chan struct{} // closed by close: the reader need not deliver any more
+}
+
+// authorization returns the header that carries the token, empty if there is none.
+func (o *Options) authorization(ctx context.Context) (http.Header, error) {
+	header := http.Header{}
+	if o.Token == nil {
+		return header, nil
+	}
+	token, err := o.Token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errToken, err)
+	}
+	header.Set("Authorization", "Bearer "+token)
+	return header, nil
+}
+
+func connect(ctx context.Context, opts *Options) (*connection, error) {
+	header, err := opts.authorization(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dialer := websocket.Dialer{
+		Proxy:            http.ProxyFromEnvironment,
+		HandshakeTimeout: handshakeTimeout,
+		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
+	}
+	target := "ws" + strings.TrimPrefix(endpoint(opts.RealtimeURL, opts.Room, "ws"), "http")
+	conn, resp, err := dialer.DialContext(ctx, target, header)
+	if err != nil {
+		if errors.Is(err, websocket.ErrBadHandshake) && resp != nil {
+			err = wire.ReadError(resp)
+		}
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	codec, ok := wire.CodecFor(conn.Subprotocol())
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connect: the server speaks neither %s nor %s", wire.SubprotocolBinary, wire.SubprotocolJSON)
+	}
+	conn.SetReadLimit(maxServerFrame)
+	return &connection{conn: conn, codec: codec, in: make(chan wire.Message, readAhead), done: make(chan struct{})}, nil
+}
+
+// read delivers messages until the connection ends.
+func (c *connection) read() {
+	defer close(c.in)
+	answerPing := c.conn.PingHandler()
+	c.conn.SetPingHandler(func(data string) error {
+		c.hear()
+		return answerPing(data)
+	})
+	for {
+		c.hear()
+		_, frame, err := c.conn.ReadMessage()
+		if err != nil {
+			c.err = fmt.Errorf("read: %w", err)
+			return
+		}
+		msg, err := c.codec.Decode(frame)
+		if err != nil {
+			c.err = fmt.Errorf("decode message: %w", err)
+			return
+		}
+		select {
+		case c.in <- msg:
+		case <-c.done:
+			c.err = errors.New("closed")
+			return
+		}
+	}
+}
+
+func (c *connection) hear() { _ = c.conn.SetReadDeadline(time.Now().Add(silence)) }
+
+// send writes a message.
+func (c *connection) send(msg wire.Message) error {
+	frame, err := c.codec.Encode(msg)
+	if err != nil {
+		return err
+	}
+	return c.write(frame)
+}
+
+func (c *connection) write(frame []byte) error {
+	kind := websocket.TextMessage
+	if c.codec.Binary() {
+		kind = websocket.BinaryMessage
+	}
+	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if err := c.conn.WriteMessage(kind, frame); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+// close ends the connection and waits for the reader. Leaving in good order tells the others at once.
+func (c *connection) close() {
+	const goodbye = time.Second
+	text := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	_ = c.conn.WriteControl(websocket.CloseMessage, text, time.Now().Add(goodbye))
+	close(c.done)
+	_ = c.conn.Close()
+	for range c.in {
+	}
+}

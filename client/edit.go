@@ -1,0 +1,236 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// Tx is an edit in progress. Its reads, those of View, see what it has done so far. It is valid inside
+// the function that it was passed to, and not safe for concurrent use.
+type Tx struct {
+	View
+	t *txn
+}
+
+// Edit runs fn in one transaction: all of what it does is visible at once and kept (see
+// Options.Synchronous) when Edit returns, or none of it if fn returns an error. It works without a
+// network; what it did is pushed when there is one. Edits run one after the other, so fn should not
+// wait for anything, and must not call Edit.
+func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
+	err := c.store.update(ctx, Local, func(t *txn) error {
+		if err := fn(&Tx{View{t.session, ctx}, t}); err != nil {
+			return err
+		}
+		return ctx.Err()
+	})
+	if err == nil {
+		c.wake()
+	}
+	return err
+}
+
+// Create makes a new node under parent and returns its id.
+func (tx *Tx) Create(parent moveop.NodeID, at Position) (moveop.NodeID, error) {
+	nodes, err := tx.CreateRun(parent, at, 1)
+	if err != nil {
+		return moveop.NodeID{}, err
+	}
+	return nodes[0], nil
+}
+
+// CreateRun makes n new nodes next to each other under parent and returns their ids in order. They
+// stay together whatever others insert at the same place meanwhile.
+func (tx *Tx) CreateRun(parent moveop.NodeID, at Position, n int) ([]moveop.NodeID, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	if err := tx.mustExist(parent); err != nil {
+		return nil, err
+	}
+	gap, err := tx.gap(parent, at, moveop.NodeID{})
+	if err != nil {
+		return nil, err
+	}
+	keys, err := tx.makeRoom(gap, n)
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]moveop.NodeID, n)
+	for i := range nodes {
+		if nodes[i], err = moveop.NewNodeID(tx.t.store.now().UnixMilli(), tx.t.store.random); err != nil {
+			return nil, err
+		}
+		if err := tx.place(nodes[i], parent, keys[i]); err != nil {
+			return nil, err
+		}
+	}
+	return nodes, nil
+}
+
+// Move takes a node, with everything below it, to a position under parent. Moving it to where it is
+// does nothing. The error is ErrCycle where parent is the node itself or below it.
+func (tx *Tx) Move(id, parent moveop.NodeID, at Position) error {
+	n, err := tx.movable(id)
+	if err != nil {
+		return err
+	}
+	if err := tx.mustExist(parent); err != nil {
+		return err
+	}
+	if n.Parent != parent {
+		if err := tx.mustNotBeAbove(id, parent); err != nil {
+			return err
+		}
+	}
+	gap, err := tx.gap(parent, at, id)
+	if err != nil || n.Parent == parent && gap.holds(n.Cursor()) {
+		return err
+	}
+	keys, err := tx.makeRoom(gap, 1)
+	if err != nil {
+		return err
+	}
+	return tx.place(id, parent, keys[0])
+}
+
+// Reorder takes a node to another position under its parent.
+func (tx *Tx) Reorder(id moveop.NodeID, at Position) error {
+	n, err := tx.movable(id)
+	if err != nil {
+		return err
+	}
+	return tx.Move(id, n.Parent, at)
+}
+
+// Delete takes a node, with everything below it, to the end of Trash. Deleting what was deleted
+// itself does nothing.
+func (tx *Tx) Delete(id moveop.NodeID) error {
+	n, err := tx.movable(id)
+	if err != nil || n.Parent == moveop.Trash {
+		return err
+	}
+	return tx.Move(id, moveop.Trash, Last)
+}
+
+// Restore takes a deleted node back to where it was, or, where that place is deleted or gone itself,
+// to the end of Root. Restoring what is not deleted does nothing; for what is only below something
+// deleted the error is ErrInsideDeleted.
+func (tx *Tx) Restore(id moveop.NodeID) error {
+	n, err := tx.movable(id)
+	if err != nil {
+		return err
+	}
+	if n.Parent != moveop.Trash {
+		deleted, err := tx.IsDeleted(id)
+		if err == nil && deleted {
+			err = fmt.Errorf("%w: %s", ErrInsideDeleted, id)
+		}
+		return err
+	}
+	var was Place
+	ok, err := tx.t.row(`SELECT parent, order_key FROM ops WHERE kind = 1 AND node = ? AND effective AND parent <> ?
+		ORDER BY ts DESC LIMIT 1`, []any{id[:], moveop.Trash[:]}, (*blob)(&was.Parent), &was.OrderKey)
+	if err != nil {
+		return err
+	}
+	if ok {
+		if ok, err = tx.reachable(was.Parent); err != nil {
+			return err
+		}
+	}
+	if !ok {
+		return tx.Move(id, moveop.Root, Last)
+	}
+	return tx.place(id, was.Parent, was.OrderKey)
+}
+
+// reachable reports whether a node is in the visible tree. Nothing below a deleted node is.
+func (tx *Tx) reachable(id moveop.NodeID) (bool, error) {
+	if id == moveop.Root {
+		return true, nil
+	}
+	return tx.t.isAbove(moveop.Root, id)
+}
+
+// Set writes a property of a node, or of Root. Value is a json.RawMessage, or anything that
+// encoding/json takes; nil and null clear the property. Writing what is there already does nothing.
+func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
+	if err := tx.mustExist(id); err != nil {
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("%w: value of %q: %w", moveop.ErrInvalidOp, key, err)
+	}
+	compact, err := moveop.CompactValue(text)
+	if err != nil {
+		return err
+	}
+	now, written, err := tx.t.write(id, key)
+	if err != nil || written && string(now.Value) == string(compact) || !written && string(compact) == "null" {
+		return err
+	}
+	op := moveop.Op{Kind: moveop.Set, Node: id, Key: key, Value: compact}
+	if err := tx.stamp(&op); err != nil {
+		return err
+	}
+	return tx.t.addSet(&op)
+}
+
+// place makes the move operation. The caller has checked that it makes no cycle.
+func (tx *Tx) place(id, parent moveop.NodeID, orderKey string) error {
+	op := moveop.Op{Kind: moveop.Move, Node: id, Parent: parent, OrderKey: orderKey}
+	if err := tx.stamp(&op); err != nil {
+		return err
+	}
+	return moveLog{tx.t}.Add(op, true)
+}
+
+// stamp completes an operation, checks it and puts it into the outbox. The clock is ahead of
+// everything in the log, so it is the newest one there.
+func (tx *Tx) stamp(op *moveop.Op) (err error) {
+	if err := tx.ctx.Err(); err != nil {
+		return err
+	}
+	if op.TS, err = tx.t.store.clock.Next(); err != nil {
+		return err
+	}
+	op.Known = tx.t.meta.seq
+	if err := op.Validate(moveop.DefaultLimits); err != nil {
+		return err
+	}
+	return tx.t.queue(op)
+}
+
+// movable returns a node that may be moved.
+func (tx *Tx) movable(id moveop.NodeID) (Node, error) {
+	if id.IsReserved() {
+		return Node{}, ErrReserved
+	}
+	return tx.Node(id)
+}
+
+func (tx *Tx) mustExist(id moveop.NodeID) error {
+	if id.IsReserved() {
+		return nil
+	}
+	_, err := tx.Node(id)
+	return err
+}
+
+func (tx *Tx) mustNotBeAbove(id, below moveop.NodeID) error {
+	above := id == below
+	if !above {
+		var err error
+		if above, err = tx.t.isAbove(id, below); err != nil {
+			return err
+		}
+	}
+	if above {
+		return fmt.Errorf("%w: %s below %s", ErrCycle, id, below)
+	}
+	return nil
+}

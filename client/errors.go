@@ -1,0 +1,84 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+
+	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
+)
+
+// Conditions of the file that Open reports. The file is left as it was.
+var (
+	// ErrLocked means that another Client, in this process or another one, has the file open.
+	ErrLocked = errors.New("replica file is in use")
+	// ErrNotCanopyFile means that the file is something else: choose another path.
+	ErrNotCanopyFile = errors.New("not a Canopy replica file")
+	// ErrNewerVersion means that a newer version of this package wrote the file: update.
+	ErrNewerVersion = errors.New("replica file is of a newer version")
+	// ErrOtherRoom means that the file holds another room than Options.Room.
+	ErrOtherRoom = errors.New("replica file holds another room")
+)
+
+// Conditions of the storage, from any method.
+var (
+	// ErrReadOnly means that the file or its directory cannot be written.
+	ErrReadOnly = errors.New("replica file is read-only")
+	// ErrDiskFull means that a transaction did not fit on the disk. It was rolled back: make room and
+	// do it again.
+	ErrDiskFull = errors.New("disk is full")
+	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file.
+	ErrCorrupt = errors.New("replica file is corrupt")
+	// ErrClosed is returned by everything after Close.
+	ErrClosed = errors.New("client is closed")
+)
+
+// What an edit can ask for and not get. Edit rolls back when its function returns the error; a
+// function may also go on without the step.
+var (
+	// ErrUnknownNode means that this replica has no such node.
+	ErrUnknownNode = errors.New("unknown node")
+	// ErrReserved means that Root or Trash was to be moved.
+	ErrReserved = errors.New("Root and Trash cannot be moved")
+	// ErrCycle means that a node was to be moved below itself.
+	ErrCycle = errors.New("a node cannot be moved below itself")
+	// ErrNotSibling means that Before or After names a node that has another parent.
+	ErrNotSibling = errors.New("not a child of that parent")
+	// ErrInsideDeleted means that the node was not deleted itself, but a node above it was: restore
+	// that one, or move this one out.
+	ErrInsideDeleted = errors.New("a node above it was deleted")
+)
+
+// What keeps a replica from being in step with the server.
+var (
+	// ErrOffline means that the client was opened without a RealtimeURL.
+	ErrOffline = errors.New("client has no services to sync with")
+	// ErrRefused means that the server refused operations for good. They stay in the outbox, see
+	// Client.Refused, and everything else goes on.
+	ErrRefused = errors.New("the server refused operations")
+)
+
+// storageErrors maps primary SQLite result codes to the errors of this package.
+var storageErrors = map[int]error{
+	lib.SQLITE_BUSY:     ErrLocked,
+	lib.SQLITE_LOCKED:   ErrLocked,
+	lib.SQLITE_READONLY: ErrReadOnly,
+	lib.SQLITE_CANTOPEN: ErrReadOnly,
+	lib.SQLITE_PERM:     ErrReadOnly,
+	lib.SQLITE_FULL:     ErrDiskFull,
+	lib.SQLITE_CORRUPT:  ErrCorrupt,
+	lib.SQLITE_NOTADB:   ErrCorrupt,
+}
+
+// storageError names the way out of a SQLite error where there is one.
+func storageError(err error) error {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	known, ok := storageErrors[e.Code()&0xff]
+	if !ok || errors.Is(err, known) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", known, err)
+}

@@ -1,0 +1,168 @@
+package client
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// Synchronous says when an edit is safe from what.
+type Synchronous string
+
+const (
+	// SynchronousFull makes an edit survive a power cut once Edit has returned: one fsync each.
+	SynchronousFull Synchronous = "FULL"
+	// SynchronousNormal makes an edit survive a crash of the process, while a power cut may take the
+	// last ones away, never part of one.
+	SynchronousNormal Synchronous = "NORMAL"
+)
+
+// replicaFile is the open file: the lock, one connection that writes and some that read.
+type replicaFile struct {
+	path    string
+	lock    *session
+	writer  *session
+	readers chan *session // idle ones; nil stands for one that is not open yet
+}
+
+// maxReaders bounds the read connections: how many reads can run at once.
+const maxReaders = 4
+
+// openFile locks, checks and opens the file, making it where there is none.
+func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile, err error) {
+	lock, err := lockFile(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &replicaFile{path: path, lock: lock, readers: make(chan *session, maxReaders)}
+	for range maxReaders {
+		f.readers <- nil
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.close())
+		}
+	}()
+	if err := checkFile(path); errors.Is(err, fs.ErrNotExist) {
+		if err := createFile(path, fresh); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	f.writer, err = openSession(path, "synchronous("+string(synchronous)+")",
+		"busy_timeout(5000)", "temp_store(memory)", "cache_size(-16000)")
+	if err != nil {
+		return nil, fmt.Errorf("open replica file: %w", err)
+	}
+	return f, nil
+}
+
+// lockFile takes the lock that keeps others out for as long as the session is open: an exclusive
+// SQLite lock on an empty database beside the file. The operating system lets go of it if we die,
+// and SQLite's own locks work wherever SQLite does, also between two clients in one process.
+func lockFile(path string) (*session, error) {
+	lock, err := openSession(path + "-lock")
+	if err != nil {
+		return nil, fmt.Errorf("lock replica file: %w", err)
+	}
+	if err := lock.script("BEGIN EXCLUSIVE"); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock replica file: %w", err), lock.close())
+	}
+	return lock, nil
+}
+
+// checkFile looks at the file's header without opening it as a database, so that a file that is not
+// ours is left untouched. It must run under the lock: closing a file that a connection of this process
+// has open would drop its locks.
+func checkFile(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	const magic = "SQLite format 3\x00"
+	var header [72]byte
+	if _, err := io.ReadFull(file, header[:]); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("%w: %s", ErrNotCanopyFile, path)
+		}
+		return fmt.Errorf("read replica file: %w", err)
+	}
+	version, application := binary.BigEndian.Uint32(header[60:]), binary.BigEndian.Uint32(header[68:])
+	if string(header[:len(magic)]) != magic || application != applicationID {
+		return fmt.Errorf("%w: %s", ErrNotCanopyFile, path)
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("%w: %s has version %d, this program knows %d", ErrNewerVersion, path, version, schemaVersion)
+	}
+	return nil
+}
+
+// createFile makes a replica file under another name and renames it: there is never half a file.
+func createFile(path string, fresh meta) error {
+	draft := path + "-new"
+	for _, leftover := range []string{draft, draft + "-journal", draft + "-wal", draft + "-shm"} {
+		if err := os.Remove(leftover); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("create replica file: %w", err)
+		}
+	}
+	if err := writeDraft(draft, fresh); err != nil {
+		return fmt.Errorf("create replica file: %w", err)
+	}
+	if err := os.Rename(draft, path); err != nil {
+		return fmt.Errorf("create replica file: %w", err)
+	}
+	return nil
+}
+
+func writeDraft(path string, fresh meta) (err error) {
+	s, err := openSession(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	err = s.script("BEGIN",
+		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
+		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
+		createMeta, createOutbox)
+	if err != nil {
+		return err
+	}
+	for _, table := range logTables {
+		if err := s.script(table.create); err != nil {
+			return err
+		}
+		if err := s.script(table.createIndexes("", indexNames[0])...); err != nil {
+			return err
+		}
+	}
+	if err := fresh.insert(s); err != nil {
+		return err
+	}
+	return s.script("COMMIT", "PRAGMA journal_mode = WAL")
+}
+
+func (f *replicaFile) close() error {
+	var errs []error
+	for range maxReaders {
+		if s := <-f.readers; s != nil {
+			errs = append(errs, s.close())
+		}
+	}
+	if f.writer != nil {
+		errs = append(errs, f.writer.close())
+	}
+	return errors.Join(append(errs, f.lock.close())...)
+}
+
+// freshMeta is the meta row of a new file.
+func freshMeta(room string, random io.Reader) (meta, error) {
+	replica, err := moveop.NewReplicaID(random)
+	return meta{room: room, replica: replica}, err
+}

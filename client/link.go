@@ -1,0 +1,348 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// link is one connection to the room, from hello to its end. All of it but the connection's reader
+// runs in the sync loop's goroutine.
+type link struct {
+	*syncer
+	conn *connection
+
+	welcomed bool
+	caughtUp bool // the cursor has reached what was the head at welcome
+	target   int64
+	limits   wire.Limits
+	pulled   bool // a pull is on its way
+	pushing
+	pings    []int64   // the round that was wanted at each ping not answered yet
+	asked    int64     // the last round that a ping was sent for
+	answers  []answer  // what rounds wait for
+	lastSeen time.Time // when presence was sent last
+}
+
+// answer is the server's head in answer to a ping.
+type answer struct{ round, head int64 }
+
+func (s *syncer) dial(ctx context.Context) (*link, error) {
+	conn, err := connect(ctx, &s.c.opts)
+	if err != nil {
+		return nil, err
+	}
+	return &link{syncer: s, conn: conn}, nil
+}
+
+// run says hello and follows the connection to its end, of which the error says the reason.
+func (l *link) run(ctx context.Context) error {
+	go l.conn.read()
+	defer l.conn.close()
+	m := l.c.store.meta.Load()
+	hello := wire.Hello{Replica: m.replica, Seq: m.seq, Name: l.c.opts.Name}
+	if m.epoch != "" {
+		hello.Epoch = &m.epoch
+	}
+	if err := l.conn.send(hello); err != nil {
+		return err
+	}
+	l.c.presence.connected()
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		later, err := l.send(ctx)
+		if err != nil {
+			return err
+		}
+		due.Reset(later)
+		select {
+		case msg, ok := <-l.conn.in:
+			if !ok {
+				return l.conn.err
+			}
+			if err := l.handleAll(ctx, msg); err != nil {
+				return err
+			}
+		case <-l.c.wakeups:
+		case <-due.C:
+		case <-ping.C:
+			if err := l.ping(0); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// send does what is due, and says in how long there is more to do, if nothing happens before.
+func (l *link) send(ctx context.Context) (later time.Duration, err error) {
+	if !l.welcomed {
+		return pingInterval, nil
+	}
+	if later, err = l.push(ctx); err != nil {
+		return 0, err
+	}
+	if round := l.c.rounds.want(); round > l.asked {
+		l.asked = round
+		if err := l.ping(round); err != nil {
+			return 0, err
+		}
+	}
+	l.finishRounds()
+	presence, err := l.sendPresence()
+	return min(later, presence), err
+}
+
+func (l *link) sendPresence() (later time.Duration, err error) {
+	if wait := presenceInterval - time.Since(l.lastSeen); wait > 0 {
+		return wait, nil
+	}
+	state, ok := l.c.presence.take()
+	if !ok {
+		return pingInterval, nil
+	}
+	l.lastSeen = time.Now()
+	return pingInterval, l.conn.send(wire.Presence{State: state})
+}
+
+// ping asks for a sign of life, the members, and the head.
+func (l *link) ping(round int64) error {
+	if !l.welcomed {
+		return nil
+	}
+	l.pings = append(l.pings, round)
+	return l.conn.send(wire.Ping{})
+}
+
+// finishRounds tells WaitSynced.
+func (l *link) finishRounds() {
+	m := l.c.store.meta.Load()
+	if m.pending > m.refused {
+		return
+	}
+	for len(l.answers) > 0 && l.answers[0].head <= m.seq {
+		l.c.rounds.finish(l.answers[0].round, m.refused)
+		l.answers = l.answers[1:]
+	}
+}
+
+// handleAll handles a message, and takes ops frames that wait behind one with it into one transaction.
+func (l *link) handleAll(ctx context.Context, msg wire.Message) error {
+	for {
+		frame, ok := msg.(wire.Ops)
+		if !ok {
+			return l.handle(ctx, msg)
+		}
+		next, err := l.ops(ctx, frame)
+		if err != nil || next == nil {
+			return err
+		}
+		msg = next
+	}
+}
+
+func (l *link) handle(ctx context.Context, msg wire.Message) error {
+	switch msg := msg.(type) {
+	case *wire.Error:
+		return l.refused(msg)
+	case wire.Welcome:
+		return l.welcome(ctx, msg)
+	case wire.Resync:
+		return fmt.Errorf("%w: %s", errResync, msg.Reason)
+	}
+	if !l.welcomed {
+		return fmt.Errorf("%s before welcome", msg.Type())
+	}
+	switch msg := msg.(type) {
+	case wire.Ack:
+		return l.ack(ctx, msg)
+	case wire.Nack:
+		return l.nack(ctx, msg)
+	case wire.Head:
+		return l.head(msg)
+	case wire.ServerStatus:
+		return l.status(msg)
+	case wire.Presence:
+		l.c.showStates(msg.Updates)
+	case wire.Connections:
+		l.c.setMembers(msg.Clients)
+	}
+	return nil
+}
+
+// refused hears an error that is not about a push. Before welcome the server closes after it; later
+// it is about a message that could not be understood, and the socket goes on.
+func (l *link) refused(e *wire.Error) error {
+	if !l.welcomed {
+		return e
+	}
+	l.log.Warn("the server complains", "error", e)
+	return nil
+}
+
+func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
+	m := l.c.store.meta.Load()
+	if m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
+		return fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
+	}
+	if w.LastTS != nil && m.issued.Before(*w.LastTS) {
+		l.rename(ctx)
+		return errRenamed
+	}
+	err := l.c.store.update(ctx, Remote, func(t *txn) error {
+		t.meta.epoch = w.Epoch
+		if t.meta.offset != 0 { // it was wrong once: follow it
+			t.meta.offset = l.offset(w.ServerTime)
+			t.store.clock.SetOffset(t.meta.offset)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	l.welcomed, l.target, l.limits = true, w.Head, w.Limits
+	l.c.setMembers(w.Clients)
+	l.c.setProgress(func(p *progress) { p.state, p.head, p.err = StateCatchingUp, w.Head, nil })
+	l.reached(m.seq)
+	return nil
+}
+
+// offset is the server's clock less ours.
+func (l *link) offset(serverTime int64) time.Duration {
+	return time.UnixMilli(serverTime).Sub(l.c.opts.Now()).Truncate(time.Millisecond)
+}
+
+func (l *link) reached(seq int64) {
+	if !l.caughtUp && seq >= l.target {
+		l.caughtUp = true
+		l.log.Info("caught up", "seq", seq)
+	}
+}
+
+// maxMerged bounds the operations that one transaction takes from frames that wait, beyond the first.
+const maxMerged = 4096
+
+// ops applies a frame, with those that wait behind it. It returns the message that it took from the
+// queue and did not handle.
+func (l *link) ops(ctx context.Context, frame wire.Ops) (next wire.Message, err error) {
+	seq := l.c.store.meta.Load().seq
+	var batch []moveop.Op
+	for more := true; more; {
+		fresh, gap, err := following(frame, seq)
+		if err != nil {
+			return nil, err
+		}
+		if gap {
+			if err := l.pull(seq); err != nil {
+				return nil, err
+			}
+			break
+		}
+		batch = append(batch, fresh...)
+		seq += int64(len(fresh))
+		if len(batch) >= maxMerged {
+			break
+		}
+		select {
+		case msg, open := <-l.conn.in:
+			if !open {
+				more = false
+			} else if frame, more = msg.(wire.Ops); !more {
+				next = msg
+			}
+		default:
+			more = false
+		}
+	}
+	if len(batch) == 0 {
+		return next, nil
+	}
+	return next, l.apply(ctx, batch, seq)
+}
+
+// following returns the part of a frame that is behind the cursor; gap if something is missing
+// between the two.
+func following(frame wire.Ops, seq int64) (ops []moveop.Op, gap bool, err error) {
+	if frame.To-frame.From+1 != int64(len(frame.Ops)) || frame.From < 1 {
+		return nil, false, fmt.Errorf("a frame of %d ops claims to hold %d to %d", len(frame.Ops), frame.From, frame.To)
+	}
+	if frame.From > seq+1 {
+		return nil, true, nil
+	}
+	if frame.To <= seq {
+		return nil, false, nil
+	}
+	ops = frame.Ops[seq+1-frame.From:]
+	for i := range ops {
+		if ops[i].Seq != seq+1+int64(i) || ops[i].TS.IsZero() || ops[i].Kind == moveop.Move && ops[i].Node.IsReserved() {
+			return nil, false, fmt.Errorf("op %s at seq %d is not one to expect there", ops[i].TS, ops[i].Seq)
+		}
+	}
+	return ops, false, nil
+}
+
+// pull asks for what is missing, once.
+func (l *link) pull(seq int64) error {
+	if l.pulled {
+		return nil
+	}
+	l.pulled = true
+	l.log.Warn("gap in the operations", "after", seq)
+	return l.conn.send(wire.Pull{After: seq})
+}
+
+// apply merges operations and moves the cursor, in one transaction.
+func (l *link) apply(ctx context.Context, ops []moveop.Op, seq int64) error {
+	var foreign bool
+	err := l.c.store.update(ctx, Remote, func(t *txn) (err error) {
+		foreign, err = t.merge(ops)
+		t.meta.seq = seq
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("apply operations: %w", err)
+	}
+	l.pulled = false
+	l.c.setProgress(func(p *progress) { p.head = max(p.head, seq) })
+	l.reached(seq)
+	if foreign {
+		l.rename(ctx)
+		return errRenamed
+	}
+	return nil
+}
+
+// head compares: a lost last frame shows here, and so does a replica that went wrong.
+func (l *link) head(h wire.Head) error {
+	m := l.c.store.meta.Load()
+	l.c.setProgress(func(p *progress) { p.head = max(p.head, h.Head) })
+	if h.Head > m.seq {
+		return l.pull(m.seq)
+	}
+	if h.Head != m.seq || m.pending > 0 || m.acked > m.seq || h.Digest == m.digest {
+		return nil
+	}
+	l.c.setProgress(func(p *progress) { p.mismatches++ })
+	l.log.Error("digest mismatch", "seq", m.seq, "ours", m.digest, "theirs", h.Digest)
+	return errMismatch
+}
+
+// status hears the answer to a ping.
+func (l *link) status(s wire.ServerStatus) error {
+	if len(l.pings) == 0 {
+		return errors.New("status without a ping")
+	}
+	if round := l.pings[0]; round > 0 {
+		l.answers = append(l.answers, answer{round, s.Head})
+	}
+	l.pings = l.pings[1:]
+	return nil
+}

@@ -1,0 +1,315 @@
+package client
+
+import (
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/tree"
+)
+
+// moveLog is the file's move log as package tree replays it. A node's last effective move is its row
+// in nodes, all its other moves are in ops: so a flag that flips may make a row change tables.
+type moveLog struct{ *txn }
+
+var _ tree.Log = moveLog{}
+
+// placement is a row of nodes: the body and circumstances of a node's last effective move.
+type placement struct {
+	parent     moveop.NodeID
+	orderKey   string
+	ts         moveop.Timestamp
+	seq, known int64
+	cause      moveop.Timestamp
+}
+
+func placementOf(op *moveop.Op) placement {
+	return placement{op.Parent, op.OrderKey, op.TS, op.Seq, op.Known, op.Cause}
+}
+
+func (p placement) place() Place { return Place{p.parent, p.orderKey} }
+
+const placementColumns = `parent, order_key, ts, seq, known, cause`
+
+// scan returns the destinations for placementColumns.
+func (p *placement) scan() []any {
+	return []any{(*blob)(&p.parent), &p.orderKey, (*blob)(&p.ts), &p.seq, &p.known, (*blob)(&p.cause)}
+}
+
+// placement returns where n is.
+func (t *txn) placement(n moveop.NodeID) (p placement, ok bool, err error) {
+	ok, err = t.row(`SELECT `+placementColumns+` FROM nodes WHERE node = ?`, []any{n[:]}, p.scan()...)
+	return p, ok, err
+}
+
+// Newest implements tree.Log.
+func (l moveLog) Newest() (moveop.Timestamp, error) { return l.meta.newest, nil }
+
+// NamedAsParent implements tree.Log.
+func (l moveLog) NamedAsParent(n moveop.NodeID) (named bool, err error) {
+	_, err = l.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?1)
+		OR EXISTS (SELECT 1 FROM ops WHERE kind = 1 AND parent = ?1)`, []any{n[:]}, &named)
+	return named, err
+}
+
+// ParentBefore implements tree.Log.
+func (l moveLog) ParentBefore(n moveop.NodeID, t moveop.Timestamp) (parent moveop.NodeID, ok bool, err error) {
+	var ts moveop.Timestamp
+	ok, err = l.row(`SELECT parent, ts FROM nodes WHERE node = ?`, []any{n[:]}, (*blob)(&parent), (*blob)(&ts))
+	if err != nil || !ok || ts.Before(t) {
+		return parent, ok, err // a node without a row has no effective move at all
+	}
+	ok, err = l.row(`SELECT parent FROM ops WHERE kind = 1 AND node = ? AND ts < ? AND effective
+		ORDER BY ts DESC LIMIT 1`, []any{n[:], t[:]}, (*blob)(&parent))
+	return parent, ok, err
+}
+
+// NextEffective implements tree.Log.
+func (l moveLog) NextEffective(n moveop.NodeID, t moveop.Timestamp) (next moveop.Timestamp, err error) {
+	ok, err := l.row(`SELECT ts FROM ops WHERE kind = 1 AND node = ? AND ts > ? AND effective
+		ORDER BY ts LIMIT 1`, []any{n[:], t[:]}, (*blob)(&next))
+	if err != nil || ok {
+		return next, err // the row in nodes is later than all in ops
+	}
+	ok, err = l.row(`SELECT ts FROM nodes WHERE node = ? AND ts > ?`, []any{n[:], t[:]}, (*blob)(&next))
+	if !ok {
+		next = moveop.MaxTimestamp
+	}
+	return next, err
+}
+
+// MovesOf implements tree.Log.
+func (l moveLog) MovesOf(dst []tree.Move, n moveop.NodeID, from, to moveop.Timestamp) ([]tree.Move, error) {
+	return l.moves(dst, `SELECT ts, node, parent, effective FROM ops
+			WHERE kind = 1 AND node = ?1 AND ts > ?2 AND ts < ?3
+		UNION ALL SELECT ts, node, parent, 1 FROM nodes WHERE node = ?1 AND ts > ?2 AND ts < ?3`,
+		n[:], from[:], to[:])
+}
+
+// MovesIn implements tree.Log.
+func (l moveLog) MovesIn(dst []tree.Move, from, to moveop.Timestamp, limit int) ([]tree.Move, error) {
+	start := len(dst)
+	dst, err := l.moves(dst, `SELECT * FROM (SELECT ts, node, parent, effective FROM ops
+			WHERE kind = 1 AND ts > ?1 AND ts < ?2 ORDER BY ts LIMIT ?3)
+		UNION ALL SELECT * FROM (SELECT ts, node, parent, 1 FROM nodes
+			WHERE ts > ?1 AND ts < ?2 ORDER BY ts LIMIT ?3)`,
+		from[:], to[:], limit)
+	return dst[:min(len(dst), start+limit)], err
+}
+
+// moves appends what a query gives, in timestamp order.
+func (l moveLog) moves(dst []tree.Move, query string, args ...any) ([]tree.Move, error) {
+	start := len(dst)
+	err := l.each(query, args, func(rows *sql.Rows) error {
+		var m tree.Move
+		err := rows.Scan((*blob)(&m.TS), (*blob)(&m.Node), (*blob)(&m.Parent), &m.Effective)
+		dst = append(dst, m)
+		return err
+	})
+	slices.SortFunc(dst[start:], func(a, b tree.Move) int { return a.TS.Compare(b.TS) })
+	return dst, err
+}
+
+// Add implements tree.Log.
+func (l moveLog) Add(op moveop.Op, effective bool) error {
+	if l.meta.newest.Before(op.TS) {
+		l.meta.newest = op.TS
+	}
+	l.meta.digest.Ops++
+	l.meta.digest.Log ^= op.LogHash()
+	if !effective {
+		return l.insertMove(op.Node, placementOf(&op), false)
+	}
+	return l.enter(op.Node, placementOf(&op))
+}
+
+// enter adds an effective move that is in neither table.
+func (l moveLog) enter(n moveop.NodeID, p placement) error {
+	now, placed, err := l.placement(n)
+	switch {
+	case err != nil:
+		return err
+	case !placed:
+		return l.insertNode(n, p)
+	case p.ts.Before(now.ts):
+		return l.insertMove(n, p, true)
+	}
+	if err := l.insertMove(n, now, true); err != nil {
+		return err
+	}
+	return l.updateNode(n, now, p)
+}
+
+// SetEffective implements tree.Log.
+func (l moveLog) SetEffective(m tree.Move, effective bool) error {
+	if effective {
+		p, err := l.takeMove(m.TS)
+		if err != nil {
+			return err
+		}
+		return l.enter(m.Node, p)
+	}
+	now, placed, err := l.placement(m.Node)
+	if err != nil {
+		return err
+	}
+	if !placed || now.ts != m.TS {
+		_, err := l.exec(`UPDATE ops SET effective = 0 WHERE ts = ?`, m.TS[:])
+		return err
+	}
+	return l.fallBack(m.Node, now)
+}
+
+// fallBack makes a node's current move history that is not effective, and the last effective one
+// before it, if any, current.
+func (l moveLog) fallBack(n moveop.NodeID, now placement) error {
+	if err := l.insertMove(n, now, false); err != nil {
+		return err
+	}
+	var ts moveop.Timestamp
+	ok, err := l.row(`SELECT ts FROM ops WHERE kind = 1 AND node = ? AND effective ORDER BY ts DESC LIMIT 1`,
+		[]any{n[:]}, (*blob)(&ts))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		l.meta.digest.State ^= moveop.PlacementHash(n, now.parent, now.orderKey)
+		l.changes.moved(n, now.place(), Place{})
+		_, err = l.exec(`DELETE FROM nodes WHERE node = ?`, n[:])
+		return err
+	}
+	p, err := l.takeMove(ts)
+	if err != nil {
+		return err
+	}
+	return l.updateNode(n, now, p)
+}
+
+func (l moveLog) insertNode(n moveop.NodeID, p placement) error {
+	l.meta.digest.State ^= moveop.PlacementHash(n, p.parent, p.orderKey)
+	l.changes.moved(n, Place{}, p.place())
+	_, err := l.exec(`INSERT INTO nodes (node, `+placementColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		n[:], p.parent[:], p.orderKey, p.ts[:], p.seq, p.known, orNull(p.cause))
+	return err
+}
+
+func (l moveLog) updateNode(n moveop.NodeID, was, p placement) error {
+	l.meta.digest.State ^= moveop.PlacementHash(n, was.parent, was.orderKey) ^ moveop.PlacementHash(n, p.parent, p.orderKey)
+	l.changes.moved(n, was.place(), p.place())
+	_, err := l.exec(`UPDATE nodes SET parent = ?, order_key = ?, ts = ?, seq = ?, known = ?, cause = ? WHERE node = ?`,
+		p.parent[:], p.orderKey, p.ts[:], p.seq, p.known, orNull(p.cause), n[:])
+	return err
+}
+
+// insertMove puts a move into the history.
+func (l moveLog) insertMove(n moveop.NodeID, p placement, effective bool) error {
+	_, err := l.exec(`INSERT INTO ops (ts, kind, node, parent, order_key, seq, known, cause, effective)
+		VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)`,
+		p.ts[:], n[:], p.parent[:], p.orderKey, p.seq, p.known, orNull(p.cause), effective)
+	return err
+}
+
+// takeMove takes a move out of the history.
+func (l moveLog) takeMove(ts moveop.Timestamp) (p placement, err error) {
+	ok, err := l.row(`SELECT `+placementColumns+` FROM ops WHERE ts = ?`, []any{ts[:]}, p.scan()...)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: move %s is in neither table", ErrCorrupt, ts)
+	}
+	if err != nil {
+		return p, err
+	}
+	_, err = l.exec(`DELETE FROM ops WHERE ts = ?`, ts[:])
+	return p, err
+}
+
+// addSet logs a new set: the last writer wins.
+func (t *txn) addSet(op *moveop.Op) error {
+	t.meta.digest.Ops++
+	t.meta.digest.Log ^= op.LogHash()
+	now, written, err := t.write(op.Node, op.Key)
+	switch {
+	case err != nil:
+		return err
+	case !written:
+		return t.putValue(op)
+	case op.TS.Before(now.TS):
+		return t.insertSet(op)
+	}
+	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, now.TS)
+	if err := t.insertSet(&now); err != nil {
+		return err
+	}
+	return t.putValue(op)
+}
+
+// write returns the current write of a property, as the set that it is.
+func (t *txn) write(n moveop.NodeID, key string) (op moveop.Op, ok bool, err error) {
+	var value string
+	op = moveop.Op{Kind: moveop.Set, Node: n, Key: key}
+	ok, err = t.row(`SELECT value, ts, seq, known FROM vals WHERE node = ? AND key = ?`, []any{n[:], key},
+		&value, (*blob)(&op.TS), &op.Seq, &op.Known)
+	op.Value = []byte(value)
+	return op, ok, err
+}
+
+// putValue makes a set its property's current write. What was there is the caller's business.
+func (t *txn) putValue(op *moveop.Op) error {
+	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
+	t.changes.written(op.Node, op.Key)
+	_, err := t.exec(`INSERT INTO vals (node, key, value, ts, seq, known) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET value = excluded.value, ts = excluded.ts, seq = excluded.seq, known = excluded.known`,
+		op.Node[:], op.Key, string(op.Value), op.TS[:], op.Seq, op.Known)
+	return err
+}
+
+func (t *txn) insertSet(op *moveop.Op) error {
+	_, err := t.exec(`INSERT INTO ops (ts, kind, node, key, value, seq, known, effective) VALUES (?, 2, ?, ?, ?, ?, ?, 1)`,
+		op.TS[:], op.Node[:], op.Key, string(op.Value), op.Seq, op.Known)
+	return err
+}
+
+// find returns the logged operation with that timestamp.
+func (t *txn) find(ts moveop.Timestamp) (found moveop.Op, ok bool, err error) {
+	err = t.logged(ts, ts, func(op moveop.Op, _ bool) error {
+		found, ok = op, true
+		return nil
+	})
+	return found, ok, err
+}
+
+// loggedQuery gives whole operations, of all tables; which is the table, in order.
+const loggedQuery = `SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
+		WHERE ts BETWEEN ?1 AND ?2
+	UNION ALL SELECT 2, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
+		WHERE ts BETWEEN ?1 AND ?2
+	UNION ALL SELECT 3, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops
+		WHERE ts BETWEEN ?1 AND ?2`
+
+// logged calls fn for the operations from and to included, in no useful order, and says which of
+// them are in nodes or vals: the current ones. Fn must not use the transaction.
+func (t *txn) logged(from, to moveop.Timestamp, fn func(op moveop.Op, current bool) error) error {
+	return t.each(loggedQuery, []any{from[:], to[:]}, func(rows *sql.Rows) error {
+		var table int
+		op, err := scanOp(rows, &table)
+		if err != nil {
+			return err
+		}
+		return fn(op, table < 3)
+	})
+}
+
+// scanOp reads an operation from a row that ends with kind, ts, node, parent, order_key, key, value,
+// seq, known, cause; first is where the columns before go.
+func scanOp(rows *sql.Rows, first ...any) (op moveop.Op, err error) {
+	var orderKey, key, value sql.NullString
+	err = rows.Scan(append(first, &op.Kind, (*blob)(&op.TS), (*blob)(&op.Node), (*blob)(&op.Parent),
+		&orderKey, &key, &value, &op.Seq, &op.Known, (*blob)(&op.Cause))...)
+	op.OrderKey, op.Key = orderKey.String, key.String
+	if op.Kind == moveop.Set {
+		op.Value = []byte(value.String)
+	}
+	return op, err
+}
+
+func byTime(a, b moveop.Op) int { return a.TS.Compare(b.TS) }

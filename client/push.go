@@ -1,0 +1,198 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// pushing is the state of pushing on one connection. One batch is on its way at a time.
+type pushing struct {
+	inflight []moveop.Op
+	id       int64
+	after    time.Time // not before
+	adopted  bool      // the outbox was looked through for operations under an earlier replica id
+}
+
+const (
+	// forbiddenWait is how long to wait after the server said that the token does not allow pushing:
+	// rights change, but seldom.
+	forbiddenWait = time.Minute
+	// pushOverhead is what a push takes beside its operations, in bytes.
+	pushOverhead = 256
+)
+
+// push sends the next batch if it is time to, and says in how long it may be. It waits until the
+// client has caught up: what the server got without our knowing, because the acknowledgement was
+// lost, has come back by then and left the outbox.
+func (l *link) push(ctx context.Context) (later time.Duration, err error) {
+	m := l.c.store.meta.Load()
+	if !l.caughtUp || l.inflight != nil || m.pending == m.refused {
+		return pingInterval, nil
+	}
+	if wait := time.Until(l.after); wait > 0 {
+		return wait, nil
+	}
+	if err := l.adopt(ctx); err != nil {
+		return 0, err
+	}
+	batch, err := l.nextBatch(ctx)
+	if err != nil || len(batch) == 0 {
+		return pingInterval, err
+	}
+	frame, err := l.conn.codec.Encode(wire.Push{ID: strconv.FormatInt(l.id+1, 10), Ops: batch})
+	if err != nil {
+		return 0, err
+	}
+	if l.limits.MaxFrame > 0 && int64(len(frame)) > l.limits.MaxFrame {
+		return 0, l.refuseOp(ctx, batch[0].TS, wire.CodeTooLarge) // alone in its batch, or it would fit
+	}
+	l.id++
+	l.inflight = batch
+	return pingInterval, l.conn.write(frame)
+}
+
+// adopt stamps what was made under an earlier replica id anew, once.
+func (l *link) adopt(ctx context.Context) error {
+	if l.adopted {
+		return nil
+	}
+	err := l.c.store.update(ctx, Local, func(t *txn) error {
+		strangers, err := t.strangers(t.meta.replica)
+		if err != nil || !strangers {
+			return err
+		}
+		return t.restamp()
+	})
+	if err != nil {
+		return fmt.Errorf("stamp pending operations anew: %w", err)
+	}
+	l.adopted = true
+	return nil
+}
+
+func (l *link) nextBatch(ctx context.Context) (batch []moveop.Op, err error) {
+	n := l.maxBatch
+	if l.limits.MaxOps > 0 {
+		n = min(n, l.limits.MaxOps)
+	}
+	bytes := int64(1 << 20)
+	if l.limits.MaxFrame > 0 {
+		bytes = l.limits.MaxFrame
+	}
+	err = l.c.store.view(ctx, func(s *session) error {
+		batch, err = s.batch(n, bytes-pushOverhead)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read outbox: %w", err)
+	}
+	return batch, nil
+}
+
+// ack takes what was acknowledged out of the outbox.
+func (l *link) ack(ctx context.Context, ack wire.Ack) error {
+	if err := l.answered(ack.ID); err != nil {
+		return err
+	}
+	err := l.c.store.update(ctx, Remote, func(t *txn) error { return t.acknowledge(ack.Results) })
+	if err != nil {
+		return fmt.Errorf("record acknowledgement: %w", err)
+	}
+	l.inflight = nil
+	l.maxBatch = min(2*l.maxBatch, wire.DefaultLimit)
+	l.backoff.Reset()
+	l.c.setProgress(func(p *progress) { p.head, p.err = max(p.head, ack.Head), nil })
+	return nil
+}
+
+func (l *link) answered(id string) error {
+	if l.inflight == nil || id != strconv.FormatInt(l.id, 10) {
+		return fmt.Errorf("an answer to push %q, which is not under way", id)
+	}
+	return nil
+}
+
+// nack decides what becomes of a refused batch. Nothing of it was applied.
+func (l *link) nack(ctx context.Context, nack wire.Nack) error {
+	if err := l.answered(nack.ID); err != nil {
+		return err
+	}
+	batch := l.inflight
+	l.inflight = nil
+	l.log.Warn("push refused", "ops", len(batch), "error", &nack.Error)
+	switch nack.Code {
+	case wire.CodeClockSkew:
+		return l.correctClock(ctx, nack.ServerTime)
+	case wire.CodeTooOld:
+		return l.update(ctx, (*txn).restamp)
+	case wire.CodeConflict, wire.CodeOutOfOrder:
+		// Another copy of the file pushed under our id.
+		l.rename(ctx)
+		return errRenamed
+	case wire.CodeUnauthorized:
+		return &nack.Error
+	case wire.CodeForbidden, wire.CodeForbiddenReplica:
+		l.holdPushes(forbiddenWait, &nack.Error)
+		return nil
+	}
+	if nack.Retryable {
+		l.holdPushes(l.backoff.NextBackOff(), &nack.Error)
+		return nil
+	}
+	return l.narrow(ctx, batch, &nack.Error)
+}
+
+// narrow finds what the server objects to for good: the operation that it names, or else the one that
+// is left when the batch has been halved often enough. That one is set aside, so that it does not
+// hold up the others.
+func (l *link) narrow(ctx context.Context, batch []moveop.Op, e *wire.Error) error {
+	if e.Op != nil && e.Code != wire.CodeTooLarge {
+		for i := range batch {
+			if batch[i].TS == *e.Op {
+				return l.refuseOp(ctx, *e.Op, e.Code)
+			}
+		}
+	}
+	if len(batch) == 1 {
+		return l.refuseOp(ctx, batch[0].TS, e.Code)
+	}
+	l.maxBatch = max(1, len(batch)/2)
+	l.after = time.Time{}
+	return nil
+}
+
+// refuseOp sets an operation aside.
+func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, code wire.Code) error {
+	l.log.Error("operation refused for good", "op", ts, "code", code)
+	err := l.update(ctx, func(t *txn) error { return t.refuse(ts, code) })
+	signal(l.c.wakeups) // the others can go on
+	return err
+}
+
+// correctClock follows the server's clock from now on, and stamps what it did not take anew.
+func (l *link) correctClock(ctx context.Context, serverTime int64) error {
+	offset := l.offset(serverTime)
+	l.log.Warn("clock corrected", "offset", offset)
+	// Ours may still run ahead of what the server allows, if it runs fast: not in a tight loop.
+	l.after = time.Now().Add(l.backoff.NextBackOff())
+	return l.update(ctx, func(t *txn) error { return t.setClock(offset) })
+}
+
+func (l *link) update(ctx context.Context, fn func(t *txn) error) error {
+	if err := l.c.store.update(ctx, Local, fn); err != nil {
+		return fmt.Errorf("update outbox: %w", err)
+	}
+	l.c.statusChanged()
+	return nil
+}
+
+// holdPushes waits before the next push, and says why.
+func (l *link) holdPushes(wait time.Duration, e *wire.Error) {
+	l.after = time.Now().Add(wait)
+	l.c.setProgress(func(p *progress) { p.err = e })
+}

@@ -1,0 +1,231 @@
+package client
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// Node is a node and where it is.
+type Node struct {
+	ID     moveop.NodeID
+	Parent moveop.NodeID
+	// OrderKey orders siblings, together with ID.
+	OrderKey string
+}
+
+// Cursor returns the position behind the node among its siblings, for the next page of Children.
+func (n Node) Cursor() Cursor { return Cursor{n.OrderKey, n.ID} }
+
+// Cursor is a position among siblings. It stays valid when nodes come and go. The zero Cursor is
+// before the first one.
+type Cursor struct {
+	OrderKey string
+	Node     moveop.NodeID
+}
+
+// DefaultLimit is the size of a page where a limit of 0 is given.
+const DefaultLimit = 1000
+
+// View reads one consistent state of the replica. It is valid inside the function that it was passed
+// to, and not safe for concurrent use.
+type View struct {
+	s   *session
+	ctx context.Context // of the call that the View lives in
+}
+
+// View runs fn on one consistent state of the replica. Edits and sync go on beside it, unseen by it;
+// the longer it runs, the more of them SQLite has to keep apart.
+func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
+	return c.store.view(ctx, func(s *session) error { return fn(&View{s, ctx}) })
+}
+
+// Version is the version of the state that is read, as in Event.
+func (v *View) Version() (version int64, err error) {
+	_, err = v.s.row(`SELECT version FROM meta`, nil, &version)
+	return version, err
+}
+
+// Node returns a node, deleted or not. The error is ErrUnknownNode where there is none; Root and Trash
+// have no placement and are not found.
+func (v *View) Node(id moveop.NodeID) (Node, error) {
+	n := Node{ID: id}
+	ok, err := v.s.row(`SELECT parent, order_key FROM nodes WHERE node = ?`, []any{id[:]}, (*blob)(&n.Parent), &n.OrderKey)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %s", ErrUnknownNode, id)
+	}
+	return n, err
+}
+
+// Children returns at most limit children of parent behind after, in sibling order. The children of
+// Trash are what was deleted. A parent that is not there has none.
+func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
+	if limit <= 0 {
+		limit = DefaultLimit
+	}
+	if err := v.ctx.Err(); err != nil {
+		return nil, err
+	}
+	err = v.s.each(`SELECT order_key, node FROM nodes WHERE parent = ? AND (order_key, node) > (?, ?)
+		ORDER BY order_key, node LIMIT ?`, []any{parent[:], after.OrderKey, after.Node[:], limit},
+		func(rows *sql.Rows) error {
+			n := Node{Parent: parent}
+			err := rows.Scan(&n.OrderKey, (*blob)(&n.ID))
+			nodes = append(nodes, n)
+			return err
+		})
+	return nodes, err
+}
+
+const ancestors = `WITH RECURSIVE up (node) AS (
+	SELECT parent FROM nodes WHERE node = ?1
+	UNION SELECT n.parent FROM up JOIN nodes n ON n.node = up.node)`
+
+// Ancestors returns the nodes above a node, its parent first. The last one is Root, or Trash if the
+// node is deleted, or a node that nobody has created yet.
+func (v *View) Ancestors(id moveop.NodeID) (above []moveop.NodeID, err error) {
+	if _, err := v.Node(id); err != nil {
+		return nil, err
+	}
+	err = v.s.each(ancestors+` SELECT node FROM up`, []any{id[:]}, func(rows *sql.Rows) error {
+		var n moveop.NodeID
+		err := rows.Scan((*blob)(&n))
+		above = append(above, n)
+		return err
+	})
+	return above, err
+}
+
+// IsDeleted reports whether a node is in Trash, itself or by a node above it.
+func (v *View) IsDeleted(id moveop.NodeID) (bool, error) {
+	if _, err := v.Node(id); err != nil {
+		return false, err
+	}
+	return v.s.isAbove(moveop.Trash, id)
+}
+
+// isAbove reports whether a node is above another one.
+func (s *session) isAbove(above, below moveop.NodeID) (yes bool, err error) {
+	_, err = s.row(ancestors+` SELECT EXISTS (SELECT 1 FROM up WHERE node = ?2)`, []any{below[:], above[:]}, &yes)
+	return yes, err
+}
+
+// Value returns a property of a node as compact JSON; ok is false where it was never set or is cleared.
+func (v *View) Value(id moveop.NodeID, key string) (value json.RawMessage, ok bool, err error) {
+	var text string
+	ok, err = v.s.row(`SELECT value FROM vals WHERE node = ? AND key = ? AND value <> 'null'`, []any{id[:], key}, &text)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	return json.RawMessage(text), true, nil
+}
+
+// Values returns the properties of a node as compact JSON. A node that is not there may have some
+// already.
+func (v *View) Values(id moveop.NodeID) (map[string]json.RawMessage, error) {
+	values := map[string]json.RawMessage{}
+	err := v.s.each(`SELECT key, value FROM vals WHERE node = ? AND value <> 'null'`, []any{id[:]},
+		func(rows *sql.Rows) error {
+			var key, value string
+			err := rows.Scan(&key, &value)
+			values[key] = json.RawMessage(value)
+			return err
+		})
+	return values, err
+}
+
+// SkipChildren is returned by the function of Walk to leave out what is below the node.
+var SkipChildren = errors.New("skip children")
+
+// walkPage bounds what Walk holds of each level.
+const walkPage = 64
+
+// Walk calls fn for every node below top, parents before children, siblings in order, with depth 1
+// for the children of top. It stops at the first error of fn, but for SkipChildren.
+func (v *View) Walk(top moveop.NodeID, fn func(n Node, depth int) error) error {
+	type level struct {
+		parent moveop.NodeID
+		page   []Node
+		after  Cursor
+		last   bool
+	}
+	stack := []level{{parent: top}}
+	for len(stack) > 0 {
+		at := &stack[len(stack)-1]
+		if len(at.page) == 0 && !at.last {
+			page, err := v.Children(at.parent, at.after, walkPage)
+			if err != nil {
+				return err
+			}
+			at.page, at.last = page, len(page) < walkPage
+		}
+		if len(at.page) == 0 {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		n := at.page[0]
+		at.page, at.after = at.page[1:], n.Cursor()
+		switch err := fn(n, len(stack)); {
+		case err == nil:
+			stack = append(stack, level{parent: n.ID})
+		case !errors.Is(err, SkipChildren):
+			return err
+		}
+	}
+	return nil
+}
+
+// Digest summarises everything in the replica, pending operations too.
+func (v *View) Digest() (moveop.Digest, error) {
+	var m meta
+	err := m.load(v.s)
+	return m.digest, err
+}
+
+// Node is View.Node on the state now; the methods that follow are likewise those of View.
+func (c *Client) Node(ctx context.Context, id moveop.NodeID) (n Node, err error) {
+	err = c.View(ctx, func(v *View) error { n, err = v.Node(id); return err })
+	return n, err
+}
+
+// Children is View.Children on the state now.
+func (c *Client) Children(ctx context.Context, parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
+	err = c.View(ctx, func(v *View) error { nodes, err = v.Children(parent, after, limit); return err })
+	return nodes, err
+}
+
+// Ancestors is View.Ancestors on the state now.
+func (c *Client) Ancestors(ctx context.Context, id moveop.NodeID) (above []moveop.NodeID, err error) {
+	err = c.View(ctx, func(v *View) error { above, err = v.Ancestors(id); return err })
+	return above, err
+}
+
+// IsDeleted is View.IsDeleted on the state now.
+func (c *Client) IsDeleted(ctx context.Context, id moveop.NodeID) (deleted bool, err error) {
+	err = c.View(ctx, func(v *View) error { deleted, err = v.IsDeleted(id); return err })
+	return deleted, err
+}
+
+// Value is View.Value on the state now.
+func (c *Client) Value(ctx context.Context, id moveop.NodeID, key string) (value json.RawMessage, ok bool, err error) {
+	err = c.View(ctx, func(v *View) error { value, ok, err = v.Value(id, key); return err })
+	return value, ok, err
+}
+
+// Values is View.Values on the state now.
+func (c *Client) Values(ctx context.Context, id moveop.NodeID) (values map[string]json.RawMessage, err error) {
+	err = c.View(ctx, func(v *View) error { values, err = v.Values(id); return err })
+	return values, err
+}
+
+// Walk is View.Walk on the state now.
+func (c *Client) Walk(ctx context.Context, top moveop.NodeID, fn func(n Node, depth int) error) error {
+	return c.View(ctx, func(v *View) error { return v.Walk(top, fn) })
+}
+
+// Digest is View.Digest of the state now.
+func (c *Client) Digest() moveop.Digest { return c.store.meta.Load().digest }

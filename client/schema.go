@@ -1,0 +1,89 @@
+package client
+
+// applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
+const (
+	applicationID = 0x434e5059
+	schemaVersion = 1
+)
+
+// The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
+//
+//   - nodes: a node's row is its last effective move;
+//   - vals: a property's row is its current write;
+//   - ops: every other operation of the log: moves that were superseded or are not effective, sets that
+//     were overwritten;
+//   - outbox: what was made here and is not acknowledged yet, in the order in which it is pushed, with
+//     the local transaction that made it and, where the server refused it for good, why. Its
+//     operations are in the tables above too.
+//   - meta: one row, see type meta.
+//
+// The first three are the sections of a snapshot.
+const (
+	createNodes = `CREATE TABLE nodes (
+		node BLOB PRIMARY KEY, parent BLOB NOT NULL, order_key TEXT NOT NULL,
+		ts BLOB NOT NULL, seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB
+	) WITHOUT ROWID`
+
+	createVals = `CREATE TABLE vals (
+		node BLOB NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+		ts BLOB NOT NULL, seq INTEGER NOT NULL, known INTEGER NOT NULL,
+		PRIMARY KEY (node, key)
+	) WITHOUT ROWID`
+
+	createOps = `CREATE TABLE ops (
+		ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
+		parent BLOB, order_key TEXT, key TEXT, value TEXT,
+		seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB, effective INTEGER NOT NULL
+	) WITHOUT ROWID`
+
+	createOutbox = `CREATE TABLE outbox (
+		ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
+		parent BLOB, order_key TEXT, key TEXT, value TEXT, known INTEGER NOT NULL,
+		edit INTEGER NOT NULL, refused TEXT
+	) WITHOUT ROWID`
+
+	createMeta = `CREATE TABLE meta (
+		id INTEGER PRIMARY KEY CHECK (id = 1),
+		room TEXT NOT NULL, replica INTEGER NOT NULL,
+		issued BLOB NOT NULL, accepted BLOB NOT NULL, newest BLOB NOT NULL, clock_offset INTEGER NOT NULL,
+		epoch TEXT NOT NULL, seq INTEGER NOT NULL, acked INTEGER NOT NULL,
+		version INTEGER NOT NULL, pending INTEGER NOT NULL, refused INTEGER NOT NULL,
+		digest_ops INTEGER NOT NULL, digest_log INTEGER NOT NULL, digest_state INTEGER NOT NULL
+	)`
+)
+
+// indexNames are the endings of the names of indexes. Two sets take turns, because the tables of a
+// snapshot are renamed when they take the place of the old ones, and indexes cannot be.
+var indexNames = [2]string{"_a", "_b"}
+
+// logTable is a table that a snapshot replaces, with its indexes. They are made after the rows are in.
+type logTable struct {
+	name    string
+	create  string
+	indexes []logIndex
+}
+
+type logIndex struct{ name, on string }
+
+var logTables = []logTable{
+	{"nodes", createNodes, []logIndex{
+		{"nodes_children", "(parent, order_key, node)"},
+		{"nodes_ts", "(ts)"},
+	}},
+	{"vals", createVals, []logIndex{
+		{"vals_ts", "(ts)"},
+	}},
+	{"ops", createOps, []logIndex{
+		{"ops_moves", "(node, ts) WHERE kind = 1"},
+		{"ops_parents", "(parent) WHERE kind = 1"},
+		{"ops_sets", "(node, key, ts) WHERE kind = 2"},
+	}},
+}
+
+// createIndexes returns the statements that index the table, under the name that it has then.
+func (t logTable) createIndexes(prefix, suffix string) (statements []string) {
+	for _, index := range t.indexes {
+		statements = append(statements, "CREATE INDEX "+index.name+suffix+" ON "+prefix+t.name+" "+index.on)
+	}
+	return statements
+}

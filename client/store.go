@@ -1,0 +1,213 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// meta is the file's one row of facts that belong to no single operation.
+type meta struct {
+	room    string
+	replica moveop.ReplicaID
+
+	issued   moveop.Timestamp // the greatest that this replica has issued
+	accepted moveop.Timestamp // the greatest that the server is known to hold, of any replica
+	newest   moveop.Timestamp // at least that of every move in the log
+	offset   time.Duration    // the server's clock less ours, once the server complained
+
+	epoch string // "" before the first contact
+	seq   int64  // the cursor: everything up to it is applied
+	acked int64  // the greatest seq that an acknowledgement named; may be ahead of the cursor
+
+	version int64 // counts the transactions that changed what can be read
+	pending int64 // operations in the outbox, refused ones included
+	refused int64 // of these, those that the server refused for good
+
+	digest moveop.Digest // of everything in the log, pending operations included
+}
+
+// last is the greatest timestamp that the log can hold.
+func (m *meta) last() moveop.Timestamp {
+	if m.accepted.Before(m.issued) {
+		return m.issued
+	}
+	return m.accepted
+}
+
+func (m *meta) load(s *session) error {
+	var replica, offset, log, state int64
+	ok, err := s.row(`SELECT room, replica, issued, accepted, newest, clock_offset, epoch, seq, acked,
+		version, pending, refused, digest_ops, digest_log, digest_state FROM meta`, nil,
+		&m.room, &replica, (*blob)(&m.issued), (*blob)(&m.accepted), (*blob)(&m.newest), &offset, &m.epoch,
+		&m.seq, &m.acked, &m.version, &m.pending, &m.refused, &m.digest.Ops, &log, &state)
+	if err != nil {
+		return fmt.Errorf("read replica file: %w", err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: no meta row", ErrCorrupt)
+	}
+	m.replica, m.offset = moveop.ReplicaID(replica), time.Duration(offset)*time.Millisecond
+	m.digest.Log, m.digest.State = uint64(log), uint64(state)
+	return nil
+}
+
+// insert writes the row of a new file; save fills in what is not zero.
+func (m *meta) insert(s *session) error {
+	zero := make([]byte, 16)
+	_, err := s.exec(`INSERT INTO meta VALUES (1, ?, 0, ?, ?, ?, 0, '', 0, 0, 0, 0, 0, 0, 0, 0)`, m.room, zero, zero, zero)
+	if err != nil {
+		return err
+	}
+	return m.save(s)
+}
+
+func (m *meta) save(s *session) error {
+	_, err := s.exec(`UPDATE meta SET replica = ?, issued = ?, accepted = ?, newest = ?, clock_offset = ?,
+		epoch = ?, seq = ?, acked = ?, version = ?, pending = ?, refused = ?,
+		digest_ops = ?, digest_log = ?, digest_state = ?`,
+		int64(m.replica), m.issued[:], m.accepted[:], m.newest[:], m.offset.Milliseconds(),
+		m.epoch, m.seq, m.acked, m.version, m.pending, m.refused,
+		m.digest.Ops, int64(m.digest.Log), int64(m.digest.State))
+	return err
+}
+
+// store runs transactions on the file, one writer at a time.
+type store struct {
+	file *replicaFile
+	// writing holds one token: whoever took it has the writer, the clock and the right to replace meta.
+	writing chan struct{}
+	closed  chan struct{} // closed when no new transaction may begin
+	clock   *moveop.Clock
+	now     func() time.Time
+	random  io.Reader            // used by the holder of the token
+	meta    atomic.Pointer[meta] // as last committed; replaced, never changed
+	publish func(Event)          // called in commit order
+}
+
+// txn is a write transaction: what it changes in meta is written with it, or dropped with it.
+type txn struct {
+	*session
+	store   *store
+	meta    meta
+	changes changeSet
+}
+
+// acquire waits for the writer. The caller must call release.
+func (st *store) acquire(ctx context.Context) error {
+	select {
+	case <-st.writing:
+	case <-st.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	err := st.ready(ctx)
+	if err != nil {
+		st.release()
+	}
+	return err
+}
+
+// ready decides where select had more than one case to choose from.
+func (st *store) ready(ctx context.Context) error {
+	select {
+	case <-st.closed:
+		return ErrClosed
+	default:
+		return ctx.Err()
+	}
+}
+
+func (st *store) release() { st.writing <- struct{}{} }
+
+// update runs fn in a write transaction and publishes what it changed. Where fn fails or panics,
+// nothing has happened.
+func (st *store) update(ctx context.Context, origin Origin, fn func(t *txn) error) error {
+	if err := st.acquire(ctx); err != nil {
+		return err
+	}
+	defer st.release()
+	s := st.file.writer
+	if err := s.script("BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	committed := false
+	before := st.meta.Load()
+	t := &txn{session: s, store: st, meta: *before}
+	defer func() {
+		if !committed {
+			st.rollback(before)
+		}
+	}()
+	if err := fn(t); err != nil {
+		return err
+	}
+	if err := t.finish(before); err != nil {
+		return fmt.Errorf("commit transaction: %w", err)
+	}
+	committed = true
+	after := t.meta
+	st.meta.Store(&after)
+	if after.version != before.version {
+		st.publish(t.changes.event(after.version, origin))
+	}
+	return nil
+}
+
+func (t *txn) finish(before *meta) error {
+	if t.changes.any() {
+		t.meta.version++
+	}
+	if t.meta != *before {
+		if err := t.meta.save(t.session); err != nil {
+			return err
+		}
+	}
+	return t.script("COMMIT")
+}
+
+// rollback leaves clock readings that were issued unused, unless the clock itself was replaced.
+func (st *store) rollback(before *meta) {
+	// Nothing to be done about an error: SQLite has rolled back by itself where it fails (disk full),
+	// and the next BEGIN reports a connection that is of no more use.
+	_ = st.file.writer.script("ROLLBACK")
+	st.startClock(before)
+}
+
+// startClock makes a clock that goes on from meta.
+func (st *store) startClock(m *meta) {
+	st.clock = moveop.NewClock(m.replica, m.last(), st.now)
+	st.clock.SetOffset(m.offset)
+}
+
+// view runs fn on a consistent snapshot of the file.
+func (st *store) view(ctx context.Context, fn func(s *session) error) (err error) {
+	var s *session
+	select {
+	case s = <-st.file.readers:
+	case <-st.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { st.file.readers <- s }()
+	if err := st.ready(ctx); err != nil {
+		return err
+	}
+	if s == nil {
+		if s, err = openSession(st.file.path, "query_only(1)", "busy_timeout(5000)", "cache_size(-4000)"); err != nil {
+			return fmt.Errorf("open replica file: %w", err)
+		}
+	}
+	if err := s.script("BEGIN"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.script("ROLLBACK")) }()
+	return fn(s)
+}

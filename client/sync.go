@@ -1,0 +1,164 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Why a connection ends though nothing is wrong with it.
+var (
+	// errResync means that the cursor cannot be served: load a snapshot, then connect again.
+	errResync = errors.New("the server cannot go on from our cursor")
+	// errMismatch means that we differ from the server where we must not: load a snapshot.
+	errMismatch = errors.New("digests differ at the same cursor")
+	// errRenamed means that we go by another replica id from now on.
+	errRenamed = errors.New("the file was copied or restored: new replica id")
+)
+
+// syncer keeps a replica in step: it loads a snapshot where one is needed, connects, and does both
+// again when the connection ends, until it is told to stop. One goroutine runs it.
+//
+//	        ┌───────────► wait ◄──────────────┐
+//	        │              │                  │
+//	new or resync          ▼                  │ connection ends
+//	    ───────────► bootstrap ──► connect ───┘
+type syncer struct {
+	c       *Client
+	log     *slog.Logger
+	backoff *backoff.ExponentialBackOff
+
+	needSnapshot bool
+	inUse        int // connections in a row that were refused because our replica is in use
+	maxBatch     int // operations of one push; halved when the server finds it too large
+}
+
+func newSyncer(c *Client) *syncer {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = c.opts.RetryMin, c.opts.RetryMax, 2
+	b.Reset()
+	return &syncer{
+		c: c, backoff: b, maxBatch: wire.DefaultLimit,
+		log:          c.opts.Logger.With(slog.String("room", c.opts.Room)),
+		needSnapshot: c.store.meta.Load().epoch == "",
+	}
+}
+
+func (s *syncer) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := s.once(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		delay := s.retryIn(ctx, err)
+		s.log.Info("sync ended", "error", err, "retry_in", delay)
+		s.c.setMembers(nil)
+		s.c.setProgress(func(p *progress) {
+			p.err, p.state = err, StateOffline
+			if needsAuth(err) {
+				p.state = StateNeedsAuth
+			}
+		})
+		s.wait(ctx, delay)
+	}
+	s.c.setMembers(nil)
+	s.c.setProgress(func(p *progress) { p.state = StateOffline })
+}
+
+// once goes through one connection, from the snapshot that may have to come first to its end.
+func (s *syncer) once(ctx context.Context) error {
+	if s.needSnapshot {
+		if err := s.bootstrap(ctx); err != nil {
+			return err
+		}
+		s.needSnapshot = false
+	}
+	s.c.setProgress(func(p *progress) { p.state = StateConnecting })
+	l, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	err = l.run(ctx)
+	if l.caughtUp && !errors.Is(err, errMismatch) {
+		s.backoff.Reset()
+		s.inUse = 0
+	}
+	return err
+}
+
+// retryIn draws the consequences of how a connection ended and says how long to wait.
+func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
+	switch {
+	case errors.Is(err, errResync), errors.Is(err, errMismatch):
+		s.needSnapshot = true
+	case errors.Is(err, errConflict), replicaInUse(err) && s.secondInUse():
+		s.rename(ctx)
+	}
+	delay := s.backoff.NextBackOff()
+	if e := closeError(err); e != nil && e.Code == wire.CloseRestart {
+		if after, ok := wire.ParseRestartReason(e.Text); ok {
+			return after + rand.N(s.c.opts.RetryMin)
+		}
+	}
+	return delay
+}
+
+// secondInUse counts. The first time it may be our own last connection, of which the server has not
+// noticed the end.
+func (s *syncer) secondInUse() bool {
+	s.inUse++
+	return s.inUse > 1
+}
+
+func (s *syncer) rename(ctx context.Context) {
+	s.inUse = 0
+	if err := s.c.store.update(ctx, Local, (*txn).rename); err != nil {
+		s.log.Error("take a new replica id", "error", err)
+		return
+	}
+	s.log.Warn("the file was copied or restored: took a new replica id", "replica", s.c.Replica().String())
+}
+
+// wait waits, unless the application knows better.
+func (s *syncer) wait(ctx context.Context, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.c.retries:
+	case <-ctx.Done():
+	}
+}
+
+func closeError(err error) *websocket.CloseError {
+	if e, ok := errors.AsType[*websocket.CloseError](err); ok {
+		return e
+	}
+	return nil
+}
+
+func replicaInUse(err error) bool {
+	if e := closeError(err); e != nil {
+		return e.Code == wire.CloseReplicaInUse
+	}
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && e.Code == wire.CodeReplicaInUse
+}
+
+func needsAuth(err error) bool {
+	if errors.Is(err, errToken) {
+		return true
+	}
+	if e := closeError(err); e != nil {
+		return e.Code == wire.CloseUnauthorized || e.Code == wire.CloseForbidden
+	}
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && (e.Code == wire.CodeUnauthorized || e.Code == wire.CodeForbidden)
+}
