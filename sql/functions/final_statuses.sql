@@ -16,7 +16,7 @@ as $$
                    left join (select h.seq
                                 from unnest(p_moves) as m
                                 join canopy.history h on h.room_id = p_room_id
-                                                     and h.ts = m.ts
+                                                     and h.seq = m.seq
                                where not h.effective) as lost on lost.seq = b.seq
                                                              and b.status = 1)
          end

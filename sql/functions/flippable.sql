@@ -53,19 +53,23 @@ begin
   end loop;
 
   return array(
-    select h.ts
+    select m.ts
       from unnest(v_nodes) as c(x)
-      join canopy.history h on h.room_id = p_room_id
-                           and h.node = c.x
-                           and h.kind = 1
-                           and h.ts > p_from
-                           and h.ts < p_to
-    union all
-    select n.ts
-      from unnest(v_nodes) as c(x)
-      join canopy.nodes n on n.room_id = p_room_id
-                         and n.node = c.x
-                         and n.ts > p_from
-                         and n.ts < p_to
-     order by 1);
+     cross join lateral (
+       select h.ts
+         from canopy.history h
+        where h.room_id = p_room_id
+          and h.node = c.x
+          and h.kind = 1
+          and h.ts > p_from
+          and h.ts < p_to
+       union all
+       select n.ts
+         from canopy.nodes n
+        where n.room_id = p_room_id
+          and n.node = c.x
+          and n.ts > p_from
+          and n.ts < p_to
+       offset 0) as m
+     order by m.ts);
 end $$;

@@ -7,6 +7,6 @@ as $$
   select o.*
     from canopy.ops o
    where o.room_id = p_room_id
-     and o.ts = p_ts
+     and uuid_send(o.ts) = uuid_send(p_ts)
      and o.kind = 1
 $$;

@@ -42,7 +42,7 @@ begin
                        and l.value::text is not distinct from o.value::text as same
                 from canopy.ops l
                where l.room_id = p_room.room_id
-                 and l.ts = o.ts
+                 and uuid_send(l.ts) = uuid_send(o.ts)
                  and o.ts <= r.last_ts
                limit 1
             ) as log on true) as found;

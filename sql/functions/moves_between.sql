@@ -10,14 +10,14 @@ as $$
             from canopy.history h
            where h.room_id = p_room_id
              and h.kind = 1
-             and h.ts > p_from
-             and h.ts < p_to
+             and uuid_send(h.ts) > uuid_send(p_from)
+             and uuid_send(h.ts) < uuid_send(p_to)
           union all
           select n.ts
             from canopy.nodes n
            where n.room_id = p_room_id
-             and n.ts > p_from
-             and n.ts < p_to) as m
-   order by m.ts
+             and uuid_send(n.ts) > uuid_send(p_from)
+             and uuid_send(n.ts) < uuid_send(p_to)) as m
+   order by uuid_send(m.ts)
    limit p_limit
 $$;

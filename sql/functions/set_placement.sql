@@ -23,7 +23,7 @@ begin
     update canopy.history
        set effective = p_effective
      where room_id = p_room_id
-       and ts = p_op.ts;
+       and seq = p_op.seq;
     return 0;
   end if;
 
@@ -47,7 +47,7 @@ begin
   end if;
   delete from canopy.history
    where room_id = p_room_id
-     and ts = v_next.ts;
+     and seq = v_next.seq;
   insert into canopy.nodes as n (room_id, node, parent, order_key, ts, seq, known, cause)
   values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
           v_next.known, v_next.cause)

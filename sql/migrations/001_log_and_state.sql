@@ -7,6 +7,10 @@
 -- Every key begins with room_id, so that the tables can be distributed by room. There are no foreign
 -- keys between them: all writing goes through apply, which holds the room's row lock.
 -- Timestamps are 16 bytes in a uuid: 48-bit Unix ms, 16-bit counter, 64-bit replica, byte-ordered.
+--
+-- The indexes by time are on uuid_send(ts), which has the same order, so that only a query that asks for
+-- it can use them: with an index on (room_id, ts) the planner is free to answer "the last move on this
+-- node before t" by walking the whole room backwards in time.
 
 do $$
 begin
@@ -53,7 +57,7 @@ create table canopy.nodes (
 
 create index nodes_by_parent on canopy.nodes (room_id, parent, order_key, node);
 create index nodes_by_seq on canopy.nodes (room_id, seq);
-create index nodes_by_ts on canopy.nodes (room_id, ts);
+create index nodes_by_time on canopy.nodes (room_id, uuid_send(ts));
 
 create table canopy.values (
   room_id bigint not null,
@@ -67,7 +71,7 @@ create table canopy.values (
 ) with (fillfactor = 90);
 
 create index values_by_seq on canopy.values (room_id, seq);
-create index values_by_ts on canopy.values (room_id, ts);
+create index values_by_time on canopy.values (room_id, uuid_send(ts));
 
 create table canopy.history (
   room_id   bigint not null,
@@ -82,7 +86,7 @@ create table canopy.history (
   known     bigint not null,
   cause     uuid,
   effective boolean not null,                  -- of a set: always true
-  constraint history_pkey primary key (room_id, ts),
+  constraint history_pkey primary key (room_id, seq),
   constraint history_kind_valid check (kind in (1, 2)),
   constraint history_body_whole check (
     case kind
@@ -92,7 +96,7 @@ create table canopy.history (
 );
 
 create index history_moves on canopy.history (room_id, node, ts) where kind = 1;
-create index history_by_seq on canopy.history (room_id, seq);
+create index history_by_time on canopy.history (room_id, uuid_send(ts));
 
 -- The version vector: the last timestamp and seq that the room holds from each replica.
 create table canopy.replicas (

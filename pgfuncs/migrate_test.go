@@ -1,0 +1,107 @@
+package pgfuncs_test
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
+)
+
+func TestMigrateFromNothing(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t, pgtest.Empty())
+	ctx := t.Context()
+	if err := db.Ready(ctx); !errors.Is(err, pgfuncs.ErrNotMigrated) {
+		t.Errorf("ready: got %v, want ErrNotMigrated", err)
+	}
+	if _, err := db.Room(ctx, "any"); !errors.Is(err, pgfuncs.ErrNotMigrated) {
+		t.Errorf("room: got %v, want ErrNotMigrated", err)
+	}
+	pending, err := db.Migrations(ctx)
+	if err != nil || len(pending) == 0 || !pending[0].AppliedAt.IsZero() {
+		t.Fatalf("migrations are %+v (%v), want them pending", pending, err)
+	}
+
+	// Any number of processes may start at once.
+	var applied [4]int
+	var all errgroup.Group
+	for i := range applied {
+		all.Go(func() error {
+			steps, err := db.Migrate(ctx)
+			applied[i] = len(steps)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if sum := applied[0] + applied[1] + applied[2] + applied[3]; sum != len(pending) {
+		t.Errorf("%v migrations were applied, want %d in all", applied, len(pending))
+	}
+	if err := db.Ready(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMigrateReinstallsFunctions(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	ctx := t.Context()
+	_, err := db.pool.Exec(ctx, `
+		update canopy.installed_functions set fingerprint = 'of another version';
+		drop function canopy.apply;
+		create function canopy.of_another_version() returns int language sql as 'select 1'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Ready(ctx); !errors.Is(err, pgfuncs.ErrNotMigrated) {
+		t.Errorf("ready: got %v, want ErrNotMigrated", err)
+	}
+	if steps, err := db.Migrate(ctx); err != nil || len(steps) != 0 {
+		t.Fatalf("migrate: %v (%v), want no step", steps, err)
+	}
+	plant(t, db)
+	var old int
+	err = db.pool.QueryRow(ctx, `select count(*) from pg_proc where proname = 'of_another_version'`).Scan(&old)
+	if err != nil || old != 0 {
+		t.Errorf("%d old functions are left (%v)", old, err)
+	}
+}
+
+func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	ctx := t.Context()
+	if _, err := db.pool.Exec(ctx, `insert into canopy.migrations (version, name) values (9999, 'future')`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Ready(ctx); !errors.Is(err, pgfuncs.ErrNewerSchema) {
+		t.Errorf("ready: got %v, want ErrNewerSchema", err)
+	}
+	if _, err := db.Migrate(ctx); !errors.Is(err, pgfuncs.ErrNewerSchema) {
+		t.Errorf("migrate: got %v, want ErrNewerSchema", err)
+	}
+}
+
+func TestSafeToRetry(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	_, syntax := db.pool.Exec(t.Context(), "selec 1")
+	_, serialization := db.pool.Exec(t.Context(), `do $$ begin raise exception 'x' using errcode = '40001'; end $$`)
+	nobody, err := pgfuncs.Open(t.Context(), "host=127.0.0.1 port=1 user=x dbname=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nobody.Close()
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{{syntax, false}, {serialization, true}, {nobody.Ping(t.Context()), true}} {
+		if got := pgfuncs.SafeToRetry(c.err); got != c.want {
+			t.Errorf("%v: got %v, want %v", c.err, got, c.want)
+		}
+	}
+}
