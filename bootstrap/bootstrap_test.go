@@ -15,15 +15,12 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/canopysync/canopy/bootstrap"
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/bootstrap/format/formattest"
 	"github.com/canopysync/canopy/realtime/wire"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // source is a Source of one room. Its hooks may be nil.
 type source struct {
@@ -79,25 +76,39 @@ type fixture struct {
 
 func setup(t *testing.T, cfg bootstrap.Config) *fixture {
 	t.Helper()
-	f := &fixture{registry: prometheus.NewRegistry(), client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
-	if f.source, _ = cfg.Source.(*source); f.source == nil {
-		f.source = &source{snapshot: formattest.Sample()}
-		cfg.Source = f.source
+	src, _ := cfg.Source.(*source)
+	if src == nil {
+		src = &source{snapshot: formattest.Sample()}
 	}
-	cfg.Registry = f.registry
+	f := setupSource(t, src, cfg)
+	f.source = src
+	t.Cleanup(func() {
+		f.close()
+		if n := atomic.LoadInt32(&src.open); n != 0 {
+			t.Errorf("%d transactions are left open", n)
+		}
+	})
+	return f
+}
+
+// setupSource runs the service on any source.
+func setupSource(t *testing.T, src bootstrap.Source, cfg bootstrap.Config) *fixture {
+	t.Helper()
+	f := &fixture{registry: prometheus.NewRegistry(), client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
+	cfg.Source, cfg.Registry = src, f.registry
 	s, err := bootstrap.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.handler = s.Handler()
 	srv := httptest.NewServer(f.handler)
-	f.url, f.close = srv.URL, sync.OnceFunc(srv.Close)
-	t.Cleanup(func() {
+	f.url = srv.URL
+	f.close = sync.OnceFunc(func() {
 		f.client.CloseIdleConnections()
+		srv.Close()
+	})
+	t.Cleanup(func() {
 		f.close()
-		if n := atomic.LoadInt32(&f.open); n != 0 {
-			t.Errorf("%d transactions are left open", n)
-		}
 		if n := metric(t, f.registry, "canopy_bootstrap_snapshots_running", ""); n != 0 {
 			t.Errorf("%v snapshots are counted as running", n)
 		}
