@@ -62,7 +62,7 @@ type Config struct {
 	// pool should have some more, or statistics and readiness have to wait. Defaults to 4.
 	MaxSnapshots int
 
-	// StallTimeout is how long a client may take for one write, of at most 128 KiB; then the snapshot
+	// StallTimeout is how long a client may take for one write, of at most 128 KiB; then the answer
 	// is broken off. Defaults to 30 s.
 	StallTimeout time.Duration
 

@@ -31,8 +31,8 @@ func (s *Server) routes() http.Handler {
 	return e
 }
 
-// plain runs a handler behind echo: with the room as path value, a deadline for the answer (a
-// snapshot moves it on), and counted. A panic is the fault of one request only.
+// plain runs a handler behind echo: with the room as path value, a deadline for the answer (whoever
+// answers late moves it on), and counted. A panic is the fault of one request only.
 func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r, w := c.Request(), c.Response()
@@ -42,12 +42,17 @@ func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 				s.panicked(r, cause)
 			}
 		}()
-		// Not every ResponseWriter can; then it is the deadline of whoever made it.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.RequestTimeout))
+		s.allowWrite(w)
 		r.SetPathValue("room", c.Param("room"))
 		h(w, r)
 		return nil
 	}
+}
+
+// allowWrite gives the client StallTimeout from now for taking the answer. Not every ResponseWriter
+// has deadlines; then it is the business of whoever made it.
+func (s *Server) allowWrite(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout))
 }
 
 // panicked breaks the answer off. http.ErrAbortHandler is how a handler asks for just that.
@@ -113,6 +118,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Code == wire.CodeInternal && r.Context().Err() == nil {
 		s.cfg.Logger.Error("request failed", "path", r.URL.Path, "error", err)
 	}
+	s.allowWrite(w)
 	wire.WriteError(w, status, e)
 }
 
@@ -124,11 +130,11 @@ func (s *Server) stats(w http.ResponseWriter, r *http.Request, room string) {
 		s.refuse(w, r, err)
 		return
 	}
-	writeJSON(w, stats)
+	s.writeJSON(w, stats)
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, map[string]string{"status": "ok"})
+	s.writeJSON(w, map[string]string{"status": "ok"})
 }
 
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
@@ -143,10 +149,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, wire.NewError(wire.CodeBusy, "the database is not ready"))
 		return
 	}
-	writeJSON(w, map[string]string{"status": "ready"})
+	s.writeJSON(w, map[string]string{"status": "ready"})
 }
 
-func writeJSON(w http.ResponseWriter, body any) {
+func (s *Server) writeJSON(w http.ResponseWriter, body any) {
+	s.allowWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell

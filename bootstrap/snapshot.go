@@ -226,13 +226,12 @@ func (st *stream) flushSocket() error {
 	return nil
 }
 
-// extend moves the socket's deadline on.
+// extend moves the socket's deadline on, where it has one (see Server.allowWrite).
 func (st *stream) extend() {
 	deadline := time.Now().Add(st.stall)
 	if st.until.Before(deadline) {
 		deadline = st.until
 	}
-	// Not every ResponseWriter can; then it is the deadline of whoever made it.
 	_ = st.control.SetWriteDeadline(deadline)
 }
 

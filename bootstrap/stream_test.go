@@ -105,6 +105,20 @@ func TestFailureBeforeTheFirstByte(t *testing.T) {
 	}
 }
 
+// TestLateRefusal: the error gets through although the source took longer than a write may.
+func TestLateRefusal(t *testing.T) {
+	t.Parallel()
+	const stall = 200 * time.Millisecond // of real time: the deadline is the socket's
+	f := setup(t, bootstrap.Config{StallTimeout: stall, Source: &source{
+		snapshot: formattest.Sample(),
+		before: func(context.Context) error {
+			<-time.After(2 * stall)
+			return wire.NewError(wire.CodeBusy, "too many connections")
+		},
+	}})
+	wantError(t, f.get(t, "/v1/rooms/garden/snapshot"), http.StatusServiceUnavailable, wire.CodeBusy)
+}
+
 // endless has a section without an end: it goes on until its context or a write ends it.
 type endless struct {
 	*formattest.Snapshot
@@ -137,7 +151,7 @@ func endlessSource() (*source, <-chan error) {
 func TestStalledReader(t *testing.T) {
 	t.Parallel()
 	src, ended := endlessSource()
-	f := setup(t, bootstrap.Config{Source: src, StallTimeout: 50 * time.Millisecond})
+	f := setup(t, bootstrap.Config{Source: src, StallTimeout: 500 * time.Millisecond})
 	resp := f.get(t, "/v1/rooms/garden/snapshot")
 	if err := <-ended; err == nil {
 		t.Error("the copy was not broken off")
@@ -162,7 +176,7 @@ func wantResult(t *testing.T, f *fixture, result string) {
 func TestSteadyButEndless(t *testing.T) {
 	t.Parallel()
 	src, ended := endlessSource()
-	f := setup(t, bootstrap.Config{Source: src, MaxDuration: 100 * time.Millisecond})
+	f := setup(t, bootstrap.Config{Source: src, MaxDuration: 500 * time.Millisecond})
 	resp := f.get(t, "/v1/rooms/garden/snapshot")
 	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
 		t.Error("the body ends as if all were well")

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -311,6 +312,53 @@ func TestReadErrors(t *testing.T) {
 			t.Fatalf("unexpected EOF after %d bytes: %v", n, err)
 		}
 	}
+}
+
+// TestChunksMeanNothing: the same bytes in other chunks are the same rows.
+func TestChunksMeanNothing(t *testing.T) {
+	t.Parallel()
+	sample := formattest.Sample()
+	want, err := load(bytes.NewReader(formattest.Encode(sample)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{1, 2, 3, 7, 64} {
+		b := headOf(formattest.Encode(sample))
+		for _, tag := range []int{format.TagNodes, format.TagValues, format.TagOps} {
+			b = append(b, byte(tag))
+			for chunk := range slices.Chunk(sectionData(t, sample, tag), size) {
+				b = append(binary.BigEndian.AppendUint32(b, uint32(len(chunk))), chunk...)
+			}
+			b = append(b, 0, 0, 0, 0)
+		}
+		got, err := load(bytes.NewReader(seal(t, b, want.trailer.Rows)))
+		if err != nil {
+			t.Fatalf("chunks of %d: %v", size, err)
+		}
+		if !equalJSON(t, got.nodes, want.nodes) || !equalJSON(t, got.sets, want.sets) || !equalJSON(t, got.ops, want.ops) {
+			t.Errorf("chunks of %d: other rows", size)
+		}
+	}
+}
+
+func sectionData(t *testing.T, s format.Snapshot, tag int) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if _, err := s.Copy(t.Context(), tag, &buf); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// seal appends the trailer to b.
+func seal(t *testing.T, b []byte, rows map[string]int64) []byte {
+	t.Helper()
+	sum := sha256.Sum256(b)
+	text, err := json.Marshal(format.Trailer{Rows: rows, SHA256: hex.EncodeToString(sum[:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint32(append(b, 0xff), uint32(len(text))), text...)
 }
 
 // withExtra is the sample with one more section, of a tag that this version does not know.
