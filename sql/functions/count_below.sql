@@ -8,10 +8,11 @@ as $$
   with recursive below(node) as (
     select p_node
     union
-    select n.node
+    select child.node
       from below
-      join canopy.nodes n on n.room_id = p_room_id
-                         and n.parent = below.node
+     cross join lateral (
+       select n.node from canopy.nodes n where n.room_id = p_room_id and n.parent = below.node offset 0
+     ) as child
   )
   select count(*) - 1 from below
 $$;

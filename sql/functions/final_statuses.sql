@@ -5,19 +5,25 @@
 create function canopy.final_statuses(
   p_room_id bigint, p_seqs bigint[], p_statuses smallint[], p_moves canopy.history[])
 returns smallint[]
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
-           when cardinality(p_moves) = 0 then p_statuses
-           else (select array_agg(case when lost.seq is null then b.status else 2::smallint end
-                                  order by b.pos)
-                   from unnest(p_seqs, p_statuses) with ordinality as b(seq, status, pos)
-                   left join (select h.seq
-                                from unnest(p_moves) as m
-                                join canopy.history h on h.room_id = p_room_id
-                                                     and h.seq = m.seq
-                               where not h.effective) as lost on lost.seq = b.seq
-                                                             and b.status = 1)
-         end
-$$;
+declare
+  v_statuses smallint[] := p_statuses;
+  v_seq      bigint;
+begin
+  for v_seq in
+    select m.seq
+      from unnest(p_moves) as m
+     cross join lateral (
+       select 1
+         from canopy.history h
+        where h.room_id = p_room_id
+          and h.seq = m.seq
+          and not h.effective
+        limit 1) as ineffective
+  loop
+    v_statuses[array_position(p_seqs, v_seq)] := 2;
+  end loop;
+  return v_statuses;
+end $$;

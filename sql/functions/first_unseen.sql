@@ -32,17 +32,22 @@ begin
   with recursive below(node) as (
     select p_delete.node
     union
-    select n.node
+    select child.node
       from below
-      join canopy.nodes n on n.room_id = p_room.room_id
-                         and n.parent = below.node
+     cross join lateral (
+       select n.node from canopy.nodes n where n.room_id = p_room.room_id and n.parent = below.node offset 0
+     ) as child
   )
   select array_agg(b.node) into v_nodes from (select node from below limit v_unknown) as b;
 
   if cardinality(v_nodes) < v_unknown then
     select c.* into v_op
       from unnest(v_nodes) as b(node)
-      join canopy.surviving_ops(p_room.room_id, p_room.restore_on) as c on c.node = b.node
+     cross join lateral (
+       select s.*
+         from canopy.surviving_ops(p_room.room_id, p_room.restore_on) as s
+        where s.node = b.node
+       offset 0) as c
      where c.seq > p_delete.known
        and canopy.concurrent(c.ts, c.seq, c.known, p_delete.ts, p_delete.seq, p_delete.known)
      order by c.seq

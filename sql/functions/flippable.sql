@@ -22,7 +22,8 @@ begin
       select up.parent
         from closure c
        cross join lateral (
-         select canopy.parent_before(p_room_id, c.x, p_from)
+         select b.parent
+           from canopy.parent_before(p_room_id, c.x, p_from) as b
          union all
          select h.parent
            from canopy.history h

@@ -3,21 +3,25 @@
 -- Cost: O(depth). Locks: none. Errors: none, even on a damaged tree: UNION drops repeated rows.
 create function canopy.holding_delete(p_room_id bigint, p_node uuid)
 returns setof canopy.nodes
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with recursive up(node) as (
-    select p_node
-    union
-    select n.parent
+begin
+  return query
+    with recursive up(node) as (
+      select p_node
+      union
+      select above.parent
+        from up
+       cross join lateral (
+         select n.parent from canopy.nodes n where n.room_id = p_room_id and n.node = up.node limit 1
+       ) as above
+       where above.parent is not null
+    )
+    select held.*
       from up
-      join canopy.nodes n on n.room_id = p_room_id
-                         and n.node = up.node
-     where n.parent is not null
-  )
-  select n.*
-    from up
-    join canopy.nodes n on n.room_id = p_room_id
-                       and n.node = up.node
-   where n.parent = '00000000-0000-0000-0000-000000000002'
-$$;
+     cross join lateral (
+       select n.* from canopy.nodes n where n.room_id = p_room_id and n.node = up.node limit 1
+     ) as held
+     where held.parent = '00000000-0000-0000-0000-000000000002';
+end $$;

@@ -20,8 +20,9 @@ begin
   with recursive up(x) as (
     select p_parent
     union
-    select canopy.parent_before(p_room_id, up.x, p_ts)
+    select above.parent
       from up
+      left join lateral canopy.parent_before(p_room_id, up.x, p_ts) as above on true
      where up.x is not null
        and up.x <> p_node
   )

@@ -4,9 +4,10 @@
 -- Locks: none; the caller holds the room's row. Errors: none. Idempotent.
 create function canopy.mark_named(p_room_id bigint, p_parents uuid[])
 returns void
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   insert into canopy.nodes as n (room_id, node, named)
   select p_room_id, p.node, true
     from (select distinct unnest(p_parents) as node) as p
@@ -17,5 +18,5 @@ as $$
      and p.node not in ('00000000-0000-0000-0000-000000000001',
                         '00000000-0000-0000-0000-000000000002')
   on conflict (room_id, node) do update
-     set named = true
-$$;
+     set named = true;
+end $$;

@@ -1,10 +1,11 @@
 -- parent_before: the parent that a node had just before a timestamp, by its last effective move.
--- Arguments: room, node, timestamp. Result: the parent, null where it was not placed.
+-- Arguments: room, node, timestamp. Result: at most one row; none, or null, where it was not placed.
 -- Cost: one index lookup where the node's placement is older than ts, two otherwise.
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+-- Locks, errors: none. It carries no SET and returns a set, so that it is inlined where it stands in
+-- FROM; its names are schema-qualified.
 create function canopy.parent_before(p_room_id bigint, p_node uuid, p_ts uuid)
-returns uuid
-language sql stable parallel safe
+returns table (parent uuid)
+language sql stable rows 1
 as $$
   select case
            when n.ts < p_ts then n.parent

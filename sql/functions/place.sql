@@ -10,7 +10,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_in_order and not canopy.is_ancestor(p_room_id, p_op.node, p_op.parent, p_op.ts) then
-    return canopy.set_placement(p_room_id, p_op, true);
+    return canopy.set_placement(p_room_id, p_op, true, false);
   end if;
   insert into canopy.history select p_op.*;
   if p_in_order then

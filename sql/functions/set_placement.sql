@@ -1,10 +1,11 @@
--- set_placement: flips one logged move, and with it its node's row where the move is, or now becomes,
--- the node's last effective one. The row that a placement displaces goes to history and back, so that
--- every operation stays in exactly one table.
--- Arguments: room, the move, whether it is to be effective. It must be logged with the other flag.
+-- set_placement: flips one move, and with it its node's row where the move is, or now becomes, the
+-- node's last effective one. The row that a placement displaces goes to history and back, so that every
+-- operation stays in exactly one table.
+-- Arguments: room; the move; whether it is to be effective; whether it is logged already, with the other
+-- flag (a move that is not must be newer than its node's placement).
 -- Result: the change of the state digest. Locks: none; the caller holds the room's row.
 -- Not idempotent: call it for a real flip only.
-create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean)
+create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean, p_logged boolean)
 returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -45,9 +46,11 @@ begin
      order by ts desc
      limit 1;
   end if;
-  delete from canopy.history
-   where room_id = p_room_id
-     and seq = v_next.seq;
+  if p_logged then
+    delete from canopy.history
+     where room_id = p_room_id
+       and seq = v_next.seq;
+  end if;
   insert into canopy.nodes as n (room_id, node, parent, order_key, ts, seq, known, cause)
   values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
           v_next.known, v_next.cause)

@@ -28,9 +28,10 @@ begin
     v_valid := not canopy.is_ancestor(p_room_id, v_op.node, v_op.parent, v_op.ts);
     continue when v_valid = v_op.effective;
 
-    v_from := canopy.parent_before(p_room_id, v_op.node, v_op.ts);
+    select b.parent into v_from
+      from canopy.parent_before(p_room_id, v_op.node, v_op.ts) as b;
     v_end := canopy.next_effective(p_room_id, v_op.node, v_op.ts);
-    v_delta := v_delta # canopy.set_placement(p_room_id, v_op, v_valid);
+    v_delta := v_delta # canopy.set_placement(p_room_id, v_op, v_valid, true);
     continue when v_from = v_op.parent;
 
     v_queue := array(

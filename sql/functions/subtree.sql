@@ -13,8 +13,6 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
   v_nodes uuid[] := array[p_node];
@@ -27,8 +25,12 @@ begin
     v_nodes := array(
       select n.node
         from unnest(v_nodes) with ordinality as above(node, place)
-        join canopy.nodes n on n.room_id = p_room_id
-                           and n.parent = above.node
+       cross join lateral (
+         select c.node, c.order_key
+           from canopy.nodes c
+          where c.room_id = p_room_id
+            and c.parent = above.node
+         offset 0) as n
        order by above.place, n.order_key, n.node);
     exit when cardinality(v_nodes) = 0;
     continue when v_level < p_after_level;
@@ -38,8 +40,9 @@ begin
       select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node),
              canopy.props(p_room_id, n.node), v_level, v_skip + page.place
         from unnest(v_nodes[v_skip + 1 : v_skip + v_left]) with ordinality as page(node, place)
-        join canopy.nodes n on n.room_id = p_room_id
-                           and n.node = page.node
+       cross join lateral (
+         select c.* from canopy.nodes c where c.room_id = p_room_id and c.node = page.node limit 1
+       ) as n
        order by page.place;
     v_left := v_left - greatest(0, least(cardinality(v_nodes) - v_skip, v_left));
   end loop;
