@@ -9,8 +9,12 @@ import (
 	"github.com/canopysync/canopy/tree"
 )
 
-// errConflict means that the server sent an operation under the timestamp of another one.
-var errConflict = errors.New("another operation has this timestamp")
+var (
+	// errConflict means that the server sent an operation under the timestamp of another one.
+	errConflict = errors.New("another operation has this timestamp")
+	// errInvalid means that the server sent what it must not accept.
+	errInvalid = errors.New("not an operation that a server sends")
+)
 
 // merge applies operations that came from the server, in any order: those that are new, that is. One
 // that is here already gets its seq, and leaves the outbox. Foreign is set if one of them claims to
@@ -21,6 +25,9 @@ func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 	last := t.meta.last()
 	for i := range ops {
 		op := &ops[i]
+		if op.TS.IsZero() || op.Kind == moveop.Move && op.Node.IsReserved() {
+			return false, fmt.Errorf("%w: %s", errInvalid, op.TS)
+		}
 		if j, ok := seen[op.TS]; ok {
 			if !fresh[j].SameBody(*op) {
 				return false, fmt.Errorf("%w: %s", errConflict, op.TS)

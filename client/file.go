@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -48,11 +49,11 @@ func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile,
 			err = errors.Join(err, f.close())
 		}
 	}()
-	if err := checkFile(path); errors.Is(err, fs.ErrNotExist) {
-		if err := createFile(path, fresh); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
+	err = checkFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = createFile(path, fresh)
+	}
+	if err != nil {
 		return nil, err
 	}
 	f.writer, err = openSession(path, "synchronous("+string(synchronous)+")",
@@ -106,23 +107,38 @@ func checkFile(path string) error {
 
 // createFile makes a replica file under another name and renames it: there is never half a file.
 func createFile(path string, fresh meta) error {
+	if fresh.room == "" {
+		return errors.New("a new file needs Options.Room")
+	}
 	draft := path + "-new"
-	for _, leftover := range []string{draft, draft + "-journal", draft + "-wal", draft + "-shm"} {
-		if err := os.Remove(leftover); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("create replica file: %w", err)
-		}
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("create replica file: %w", err)
 	}
 	if err := writeDraft(draft, fresh); err != nil {
+		return fmt.Errorf("create replica file: %w", err)
+	}
+	if err := syncFile(draft); err != nil {
 		return fmt.Errorf("create replica file: %w", err)
 	}
 	if err := os.Rename(draft, path); err != nil {
 		return fmt.Errorf("create replica file: %w", err)
 	}
+	// Not every system can sync a directory. Where one cannot, the name is as safe as it makes it.
+	_ = syncFile(filepath.Dir(path))
 	return nil
 }
 
+func syncFile(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+// writeDraft needs no journal: a draft that was broken off is thrown away.
 func writeDraft(path string, fresh meta) (err error) {
-	s, err := openSession(path)
+	s, err := openSession(path, "journal_mode(off)", "synchronous(off)")
 	if err != nil {
 		return err
 	}

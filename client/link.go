@@ -282,8 +282,8 @@ func following(frame wire.Ops, seq int64) (ops []moveop.Op, gap bool, err error)
 	}
 	ops = frame.Ops[seq+1-frame.From:]
 	for i := range ops {
-		if ops[i].Seq != seq+1+int64(i) || ops[i].TS.IsZero() || ops[i].Kind == moveop.Move && ops[i].Node.IsReserved() {
-			return nil, false, fmt.Errorf("op %s at seq %d is not one to expect there", ops[i].TS, ops[i].Seq)
+		if ops[i].Seq != seq+1+int64(i) {
+			return nil, false, fmt.Errorf("op %s has seq %d in place of %d", ops[i].TS, ops[i].Seq, seq+1+int64(i))
 		}
 	}
 	return ops, false, nil

@@ -1,0 +1,161 @@
+package client
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/proptest"
+)
+
+func TestConformance(t *testing.T) {
+	proptest.Conformance(t, proptest.Suite{New: newEngine, Orders: 40, Histories: 60, Depth: 20_000})
+}
+
+// engine is a client that is handed operations as if they came from a server.
+type engine struct {
+	t    testing.TB
+	path string
+	*Client
+}
+
+func newEngine(t testing.TB, _ proptest.Policy) proptest.Engine {
+	e := &engine{t: t, path: filepath.Join(t.TempDir(), "replica")}
+	if err := e.open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func (e *engine) open() (err error) {
+	e.Client, err = Open(context.Background(), e.path, Options{Room: "garden"})
+	if err != nil {
+		return err
+	}
+	return e.store.file.writer.script("PRAGMA synchronous = OFF") // no power cuts in this test
+}
+
+// Reopen implements proptest.Reopener.
+func (e *engine) Reopen() error {
+	if err := e.Close(); err != nil {
+		return err
+	}
+	return e.open()
+}
+
+// Apply implements proptest.Engine.
+func (e *engine) Apply(ops []moveop.Op) (results []proptest.Result, err error) {
+	err = e.store.update(context.Background(), Remote, func(t *txn) error {
+		results, err = e.merge(t, ops)
+		return err
+	})
+	switch {
+	case errors.Is(err, errConflict):
+		err = fmt.Errorf("%w: %w", proptest.ErrConflict, err)
+	case errors.Is(err, errInvalid):
+		err = fmt.Errorf("%w: %w", proptest.ErrInvalid, err)
+	}
+	return results, err
+}
+
+func (e *engine) merge(t *txn, ops []moveop.Op) ([]proptest.Result, error) {
+	results := make([]proptest.Result, len(ops))
+	seen := map[moveop.Timestamp]bool{}
+	for i, op := range ops {
+		_, logged, err := t.find(op.TS)
+		if err != nil {
+			return nil, err
+		}
+		if logged || seen[op.TS] {
+			results[i].Status = proptest.StatusDuplicate
+		}
+		seen[op.TS] = true
+	}
+	if _, err := t.merge(ops); err != nil {
+		return nil, err
+	}
+	for i, op := range ops {
+		if results[i].Status == proptest.StatusDuplicate {
+			continue
+		}
+		var superseded, effective bool
+		superseded, err := t.row(`SELECT effective FROM ops WHERE ts = ?`, []any{op.TS[:]}, &effective)
+		if err != nil {
+			return nil, err
+		}
+		results[i].Status = proptest.StatusApplied
+		if superseded && !effective {
+			results[i].Status = proptest.StatusIneffective
+		}
+	}
+	return results, nil
+}
+
+// State implements proptest.Engine.
+func (e *engine) State() (s proptest.State, err error) {
+	err = e.store.view(context.Background(), func(session *session) error {
+		s, err = readState(session)
+		return err
+	})
+	s.Digest = e.Digest()
+	return s, err
+}
+
+func readState(session *session) (proptest.State, error) {
+	s := proptest.State{
+		Nodes:     map[moveop.NodeID]proptest.Placement{},
+		Values:    map[proptest.Property]proptest.Write{},
+		Effective: map[moveop.Timestamp]bool{},
+	}
+	err := session.each(`SELECT node, parent, order_key, ts FROM nodes`, nil, func(rows *sql.Rows) error {
+		var n moveop.NodeID
+		var p proptest.Placement
+		err := rows.Scan((*blob)(&n), (*blob)(&p.Parent), &p.OrderKey, (*blob)(&p.TS))
+		s.Nodes[n], s.Effective[p.TS] = p, true
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
+	err = session.each(`SELECT node, key, value, ts FROM vals`, nil, func(rows *sql.Rows) error {
+		var p proptest.Property
+		var w proptest.Write
+		err := rows.Scan((*blob)(&p.Node), &p.Key, &w.JSON, (*blob)(&w.TS))
+		s.Values[p] = w
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
+	return s, session.each(`SELECT ts, effective FROM ops WHERE kind = 1`, nil, func(rows *sql.Rows) error {
+		var ts moveop.Timestamp
+		var effective bool
+		err := rows.Scan((*blob)(&ts), &effective)
+		s.Effective[ts] = effective
+		return err
+	})
+}
+
+// Children implements proptest.ChildReader, in pages.
+func (e *engine) Children(parent moveop.NodeID) (children []moveop.NodeID, err error) {
+	var after Cursor
+	for {
+		page, err := e.Client.Children(context.Background(), parent, after, 3)
+		if err != nil || len(page) == 0 {
+			return children, err
+		}
+		for _, n := range page {
+			children = append(children, n.ID)
+		}
+		after = page[len(page)-1].Cursor()
+	}
+}

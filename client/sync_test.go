@@ -1,0 +1,91 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/canopysync/canopy/client"
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// join opens a new replica of the server's room.
+func (s *server) join(t testing.TB) *client.Client {
+	return open(t, filepath.Join(t.TempDir(), "replica"), s.options())
+}
+
+// synced waits until the client is in step, and checks that it is.
+func (s *server) synced(t testing.TB, clients ...*client.Client) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for _, c := range clients {
+		if err := c.WaitSynced(ctx); err != nil {
+			t.Fatalf("%v; status %+v", err, c.Status())
+		}
+	}
+	for _, c := range clients { // what the later ones pushed
+		if err := c.WaitSynced(ctx); err != nil {
+			t.Fatalf("%v; status %+v", err, c.Status())
+		}
+		if got, want := c.Digest(), s.digest(); got != want {
+			t.Errorf("digest is %+v, the server's %+v", got, want)
+		}
+		if n := c.Pending(); n != 0 {
+			t.Errorf("%d operations pending", n)
+		}
+	}
+}
+
+func TestSyncTwoClients(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	a, b := s.join(t), s.join(t)
+	n := create(t, a, moveop.Root, client.Last, "a")
+	s.synced(t, a, b)
+	create(t, b, n, client.Last, "b")
+	create(t, a, n, client.First, "c")
+	s.synced(t, b, a)
+	wantOutline(t, a, outline(t, b, moveop.Root))
+	if st := a.Status(); st.State != client.StateSynced || st.Epoch != s.epoch || st.Seq != st.Head || st.Err != nil {
+		t.Errorf("status is %+v", st)
+	}
+}
+
+// A client that was offline pushes in order, in batches within the server's limits.
+func TestPushAfterOfflineEdits(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	path := filepath.Join(t.TempDir(), "replica")
+	c, err := client.Open(t.Context(), path, client.Options{Room: "garden"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		edit(t, c, func(tx *client.Tx) error {
+			nodes, err := tx.CreateRun(moveop.Root, client.Last, 20)
+			if err != nil {
+				return err
+			}
+			return tx.Set(nodes[0], "title", fmt.Sprint(i))
+		})
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.hook(func(h *hooks) {
+		h.hello = func(p *peer, h wire.Hello) bool {
+			p.replica, p.live = h.Replica, true
+			p.send(wire.Welcome{Epoch: s.epoch, ServerTime: time.Now().UnixMilli(), Status: wire.Ready, Limits: wire.Limits{MaxOps: 100, MaxFrame: 1 << 20}})
+			return true
+		}
+	})
+	c = open(t, path, s.options())
+	s.synced(t, c)
+	if got := fmt.Sprint(s.counts().pushes); got != "[100 100 52]" {
+		t.Errorf("pushes of %s operations", got)
+	}
+}
