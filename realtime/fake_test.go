@@ -1,0 +1,208 @@
+package realtime_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// fakeStore keeps rooms in memory and refuses what the database refuses, but knows no cycles and
+// makes no corrections: the service must not care.
+type fakeStore struct {
+	mu      sync.Mutex
+	rooms   map[string]*fakeRoom
+	applies [][]moveop.Op // every batch handed to Apply
+
+	// What a test injects.
+	gate   chan struct{}               // Apply waits for it before it begins
+	before func(ops []moveop.Op) error // runs in Apply; may panic
+	broken error                       // of every call
+}
+
+type fakeRoom struct {
+	wire.Room
+	ops  []moveop.Op
+	byTS map[moveop.Timestamp]moveop.Op
+	last map[moveop.ReplicaID]moveop.Timestamp
+}
+
+func newFakeStore() *fakeStore { return &fakeStore{rooms: map[string]*fakeRoom{}} }
+
+func (f *fakeStore) set(change func(f *fakeStore)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func (f *fakeStore) room(name string) (*fakeRoom, error) {
+	if f.broken != nil {
+		return nil, f.broken
+	}
+	if r := f.rooms[name]; r != nil {
+		return r, nil
+	}
+	return nil, wire.ErrUnknownRoom
+}
+
+func (f *fakeStore) Ready(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
+}
+
+func (f *fakeStore) CreateRoom(_ context.Context, name, epoch string) (wire.Room, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err == wire.ErrUnknownRoom {
+		r = &fakeRoom{
+			Room: wire.Room{Name: name, Epoch: epoch},
+			byTS: map[moveop.Timestamp]moveop.Op{},
+			last: map[moveop.ReplicaID]moveop.Timestamp{},
+		}
+		f.rooms[name] = r
+		err = nil
+	}
+	if err != nil {
+		return wire.Room{}, err
+	}
+	return r.Room, nil
+}
+
+func (f *fakeStore) Room(_ context.Context, name string) (wire.Room, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return wire.Room{}, err
+	}
+	return r.Room, nil
+}
+
+func (f *fakeStore) LastTimestamp(_ context.Context, name string, replica moveop.ReplicaID) (moveop.Timestamp, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return moveop.Timestamp{}, err
+	}
+	return r.last[replica], nil
+}
+
+func (f *fakeStore) Apply(ctx context.Context, name string, ops []moveop.Op) (wire.Applied, error) {
+	f.mu.Lock()
+	gate, before := f.gate, f.before
+	f.applies = append(f.applies, slices.Clone(ops))
+	f.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return wire.Applied{}, ctx.Err()
+		}
+	}
+	if before != nil {
+		if err := before(ops); err != nil {
+			return wire.Applied{}, err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return wire.Applied{}, err
+	}
+	for _, op := range ops {
+		if err := r.check(op); err != nil {
+			return wire.Applied{}, err
+		}
+	}
+	applied := wire.Applied{}
+	for _, op := range ops {
+		applied.Results = append(applied.Results, r.add(op))
+	}
+	applied.Head = r.Head
+	return applied, nil
+}
+
+func (r *fakeRoom) check(op moveop.Op) error {
+	if old, ok := r.byTS[op.TS]; ok {
+		if !old.SameBody(op) {
+			return wire.OpError(wire.CodeConflict, op.TS, "another body")
+		}
+		return nil
+	}
+	if op.TS.Time().After(time.Now().Add(time.Minute)) {
+		return wire.OpError(wire.CodeClockSkew, op.TS, "in the future")
+	}
+	if !r.last[op.TS.Replica()].Before(op.TS) {
+		return wire.OpError(wire.CodeOutOfOrder, op.TS, "behind the replica's newest")
+	}
+	return nil
+}
+
+func (r *fakeRoom) add(op moveop.Op) wire.Result {
+	if old, ok := r.byTS[op.TS]; ok {
+		return wire.Result{TS: op.TS, Seq: old.Seq, Status: wire.StatusDuplicate}
+	}
+	r.Head++
+	op.Seq = r.Head
+	r.ops = append(r.ops, op)
+	r.byTS[op.TS] = op
+	r.last[op.TS.Replica()] = op.TS
+	r.Digest.Ops++
+	r.Digest.Log ^= op.LogHash()
+	return wire.Result{TS: op.TS, Seq: op.Seq, Status: wire.StatusApplied}
+}
+
+func (f *fakeStore) OpsAfter(_ context.Context, name string, after int64, limit int) ([]moveop.Op, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return nil, err
+	}
+	if after < r.MinSeq || after > r.Head {
+		return nil, nil
+	}
+	return slices.Clone(r.ops[after:min(after+int64(limit), r.Head)]), nil
+}
+
+// Children knows only how the handlers call it: it answers with what it was asked for.
+func (f *fakeStore) Children(_ context.Context, name string, parent moveop.NodeID, after string, limit int) (wire.Page, error) {
+	return f.page(name, parent, after, limit, 0)
+}
+
+func (f *fakeStore) Subtree(_ context.Context, name string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error) {
+	return f.page(name, node, after, limit, depth)
+}
+
+func (f *fakeStore) page(name string, parent moveop.NodeID, after string, limit, depth int) (wire.Page, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return wire.Page{}, err
+	}
+	if after == "garbage" {
+		return wire.Page{}, wire.NewError(wire.CodeBadRequest, "not a cursor")
+	}
+	asked, _ := json.Marshal(map[string]any{"after": after, "limit": limit, "depth": depth})
+	node := wire.Node{ID: parent, Parent: parent, OrderKey: "a0", Props: map[string]json.RawMessage{"asked": asked}}
+	return wire.Page{Nodes: []wire.Node{node}, Seq: r.Head, Epoch: r.Epoch}, nil
+}
+
+func (f *fakeStore) Stats(_ context.Context, name string) (wire.Stats, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return wire.Stats{}, err
+	}
+	return wire.Stats{Room: name, Epoch: r.Epoch, Head: r.Head, MinSeq: r.MinSeq, Ops: r.Digest.Ops, Digest: r.Digest}, nil
+}
