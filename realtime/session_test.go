@@ -98,6 +98,7 @@ func TestConnections(t *testing.T) {
 		}
 	})
 	a := s.connect("plan")
+	a.replica = 0xa
 	a.send(wire.Hello{Replica: 0xa, Name: "Ann's desk", Token: "ann"})
 	w := expect[wire.Welcome](a)
 	ann := wire.Peer{Replica: 0xa, Name: "Ann's desk", User: "ann"}

@@ -226,8 +226,9 @@ func expect[M wire.Message](p *peer) M {
 		if m, ok := msg.(M); ok {
 			return m
 		}
-		if _, ok := msg.(*wire.Error); ok {
-			p.t.Fatalf("got %v, want %T", msg, *new(M))
+		switch msg.(type) {
+		case *wire.Error, wire.Nack:
+			p.t.Fatalf("got %+v, want %T", msg, *new(M))
 		}
 	}
 }
