@@ -167,6 +167,7 @@ func BenchmarkLate(b *testing.B) {
 	apply(b, t, f.randomMoves(ids, 1_000_000))
 	counter := uint16(0)
 	for _, kind := range []string{"leaf", "folder"} {
+		var near float64
 		for _, behind := range []int64{10, 1000, 100_000, 1_000_000} {
 			b.Run(fmt.Sprintf("%s/behind=%d", kind, behind), func(b *testing.B) {
 				for b.Loop() {
@@ -183,6 +184,11 @@ func BenchmarkLate(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+				perOp := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
+				if behind == 10 {
+					near = perOp
+				}
+				b.ReportMetric(perOp/near, "x-10-behind")
 			})
 		}
 	}
@@ -213,6 +219,63 @@ func BenchmarkOfflineClient(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(1000*b.N), "ns/move")
 		})
 	}
+}
+
+// BenchmarkGrowth: one move in order, by the number of nodes, the depth and the number of siblings.
+func BenchmarkGrowth(b *testing.B) {
+	for _, n := range []int{1000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
+			f := newFixture()
+			ids, ops := f.folders(n)
+			t := tree.New()
+			apply(b, t, ops)
+			moveAll(b, t, func() moveop.Op {
+				i := f.rng.IntN(n)
+				return f.move(ids[i], f.parent(ids, i))
+			})
+		})
+	}
+	for _, depth := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
+			f := newFixture()
+			chain := f.ids(depth)
+			t, parent := tree.New(), moveop.Root
+			for _, id := range chain {
+				apply(b, t, []moveop.Op{f.move(id, parent)})
+				parent = id
+			}
+			// A node with a child of its own, so that the walk to the top cannot be left out.
+			folder, child := f.id(), f.id()
+			apply(b, t, []moveop.Op{f.move(folder, moveop.Root), f.move(child, folder)})
+			moveAll(b, t, func() moveop.Op { return f.move(folder, chain[depth-1]) })
+		})
+	}
+	for _, siblings := range []int{1000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("siblings=%d", siblings), func(b *testing.B) {
+			f := newFixture()
+			ids := f.ids(siblings)
+			t := tree.New()
+			for _, id := range ids {
+				apply(b, t, []moveop.Op{f.move(id, moveop.Root)})
+			}
+			moveAll(b, t, func() moveop.Op { return f.move(ids[f.rng.IntN(siblings)], moveop.Root) })
+		})
+	}
+}
+
+func moveAll(b *testing.B, t *tree.Tree, next func() moveop.Op) {
+	ops := make([]moveop.Op, 1000)
+	for b.Loop() {
+		b.StopTimer()
+		for i := range ops {
+			ops[i] = next()
+		}
+		b.StartTimer()
+		if _, err := t.Apply(ops...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(len(ops)*b.N), "ns/move")
 }
 
 // BenchmarkMemory: the heap of a room of a million nodes that were moved once, log included.
