@@ -1,0 +1,75 @@
+package pgfuncs_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
+)
+
+// A session that planned everything while the tables were empty, and known to be, reads no more of a
+// room that has grown since than it has to: plans are judged by the index entries they read.
+func TestPlansMadeForAnEmptyRoomStayGood(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1") // one session keeps its plans
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), `vacuum analyze`); err != nil {
+		t.Fatal(err)
+	}
+	d := database{DB: db}
+	room := d.newRoom(t)
+	const size, batches = 200, 10
+	late := moveop.ReplicaID(100)
+	run := func(i int) {
+		var ops, movers []moveop.Op
+		for j := range size {
+			n := i*size + j
+			ops = append(ops, move(1, int64(2*n+1000), node(fmt.Sprint(n)), node(fmt.Sprint(n/4))),
+				set(1, int64(2*n+1001), node(fmt.Sprint(n)), "k", "1"))
+			if j%10 == 0 {
+				movers = append(movers, move(late, int64(n+1000), node(fmt.Sprint(n/3)), node(fmt.Sprint(n/2))))
+			}
+		}
+		ops = append(ops, move(2, int64(2*(i+1)*size+999), node(fmt.Sprint(i*size)), moveop.Trash))
+		d.apply(t, room, ops...)
+		d.apply(t, room, movers...)
+		late++
+	}
+	for i := range batches {
+		run(i)
+	}
+	before := entriesRead(t, db, conn)
+	run(batches)
+	read := entriesRead(t, db, conn) - before
+	// 400 operations, 20 of them late: some thousands of entries. One scan of the room more a late
+	// operation would make it 40,000.
+	if read == 0 || read > 30_000 {
+		t.Errorf("a batch of %d in a room of %d read %d index entries", 2*size+size/10, 2*size*batches, read)
+	}
+}
+
+// entriesRead returns how many index entries were read in the database so far.
+func entriesRead(t *testing.T, db *pgfuncs.DB, conn *pgx.Conn) (n int64) {
+	t.Helper()
+	if err := db.FlushStatistics(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := conn.QueryRow(t.Context(), `select sum(idx_tup_read)::bigint from pg_stat_user_indexes`).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
