@@ -147,12 +147,25 @@ func (d *directory) data() string { return d.join(dataName) }
 // close gives the lock back.
 func (d *directory) close() { _ = d.lock.Close() }
 
-// remove deletes the directory; the caller closes it.
+// remove deletes the directory; the caller closes it. The marker goes when nothing but the lock is
+// left: were it gone earlier, a removal that was cut short could never be finished.
 func (d *directory) remove() error {
 	if err := d.removeSockets(); err != nil {
 		return err
 	}
-	return os.RemoveAll(d.path)
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == markerName || e.Name() == lockName {
+			continue
+		}
+		if err := os.RemoveAll(d.join(e.Name())); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.Remove(d.join(markerName)), os.RemoveAll(d.path))
 }
 
 // lockFile opens and locks a file. The name is checked once it is locked, as whoever had it locked
