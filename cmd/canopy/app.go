@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// Env is what a command has of the world around it.
+type Env struct {
+	Stdin  io.Reader
+	Stdout io.Writer // results
+	Stderr io.Writer // everything else: logs, progress, errors
+	// LookupEnv reads the environment.
+	LookupEnv func(name string) (value string, ok bool)
+	// Terminal is set where a person watches Stderr.
+	Terminal bool
+}
+
+// grammar is the command line.
+type grammar struct {
+	Dev      devCmd      `cmd:"" group:"services" help:"Run both services and a private Postgres, for development."`
+	Serve    serveCmd    `cmd:"" group:"services" help:"Run one service on a database."`
+	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
+	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes."`
+	Import   importCmd   `cmd:"" group:"rooms" help:"Add a directory tree or a document to a room."`
+	Export   exportCmd   `cmd:"" group:"rooms" help:"Write a room as a document."`
+	Tail     tailCmd     `cmd:"" group:"rooms" help:"Print a room's operations as they happen."`
+	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
+
+	Version versionCmd `cmd:"" group:"more" help:"Print the version and how it was built."`
+}
+
+const description = `Canopy is a collaboration backend for tree-shaped documents.
+
+Every flag that names an environment variable takes its value from there unless it is given.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted.`
+
+// run parses the command line, runs the command and returns the exit code.
+func run(ctx context.Context, env *Env, args []string) (code int) {
+	defer func() {
+		// Kong's help asks to exit from deep inside the parser.
+		switch r := recover().(type) {
+		case nil:
+		case exitRequest:
+			code = int(r)
+		default:
+			panic(r)
+		}
+	}()
+	parser, err := newParser(ctx, env)
+	if err != nil {
+		fmt.Fprintln(env.Stderr, "canopy:", err)
+		return exitFailure
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if err == nil {
+		err = parsed.Run()
+	}
+	return report(ctx, env, err)
+}
+
+// exitRequest carries an exit code out of the parser.
+type exitRequest int
+
+func newParser(ctx context.Context, env *Env) (*kong.Kong, error) {
+	return kong.New(new(grammar),
+		kong.Name("canopy"),
+		kong.Description(description),
+		kong.ExplicitGroups([]kong.Group{
+			{Key: "services", Title: "Services:"},
+			{Key: "rooms", Title: "Rooms:"},
+			{Key: "more", Title: "More:"},
+		}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Vars(defaults),
+		kong.Writers(env.Stdout, env.Stderr),
+		kong.Exit(func(code int) { panic(exitRequest(code)) }),
+		kong.Resolvers(environment(env)),
+		kong.HelpFormatter(helpWithVariable),
+		kong.Bind(env),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	)
+}
+
+// environment takes flags that were not given from the variable that their tag envar names. Kong's own
+// env tag reads the process's environment, which tests cannot have each for itself.
+func environment(env *Env) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		name := flag.Tag.Get("envar")
+		if name == "" {
+			return nil, nil
+		}
+		if value, ok := env.LookupEnv(name); ok && value != "" {
+			return value, nil
+		}
+		return nil, nil
+	})
+}
+
+func helpWithVariable(value *kong.Value) string {
+	help := kong.DefaultHelpValueFormatter(value)
+	name := value.Tag.Get("envar")
+	if name == "" {
+		return help
+	}
+	return strings.TrimSuffix(help, ".") + " ($" + name + ")."
+}
+
+// report prints an error and returns the exit code for it.
+func report(ctx context.Context, env *Env, err error) int {
+	code := exitCode(ctx, err)
+	switch {
+	case err == nil:
+	case code == exitInterrupted:
+		fmt.Fprintln(env.Stderr, "canopy: interrupted:", err)
+	default:
+		fmt.Fprintln(env.Stderr, "canopy:", err)
+	}
+	if usage, ok := errors.AsType[*kong.ParseError](err); ok && usage.Context != nil {
+		fmt.Fprintf(env.Stderr, "Run \"%s --help\" for how to use it.\n", commandOf(usage.Context))
+	}
+	return code
+}
+
+// commandOf is the command as far as it was understood.
+func commandOf(c *kong.Context) string {
+	if node := c.Selected(); node != nil {
+		return "canopy " + node.Path()
+	}
+	return "canopy"
+}

@@ -1,0 +1,48 @@
+// Command canopy is all of Canopy in one binary: both services, a development server that needs no
+// set-up, and the tools around them. README.md in this directory lists commands, flags, environment
+// variables and exit codes.
+//
+// Package main is the only place that wires the other packages together. Each command is a struct with
+// its flags and a Run method in a file of its own; run is main without the process around it, so that
+// tests can call it with streams, an environment and a context of their own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
+	os.Exit(run(ctx, &Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		LookupEnv: os.LookupEnv,
+		Terminal:  term.IsTerminal(int(os.Stderr.Fd())),
+	}, os.Args[1:]))
+}
+
+// untilSignal returns a context that the first SIGINT or SIGTERM ends. The second one ends the
+// process, for which nothing is left to do: a private Postgres goes down with it.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		cancel(interrupted{<-signals})
+		<-signals
+		fmt.Fprintln(os.Stderr, "canopy: stopped by force")
+		os.Exit(exitInterrupted)
+	}()
+	return ctx, func() { signal.Stop(signals) }
+}
+
+// interrupted is why a context ended: the user wanted it.
+type interrupted struct{ signal os.Signal }
+
+func (i interrupted) Error() string { return i.signal.String() }

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/canopysync/canopy/client"
+)
+
+// replicaFlags are what commands need that work on a replica of a room, as an application does.
+type replicaFlags struct {
+	realtimeFlag
+	bootstrapFlag
+	File     string        `placeholder:"FILE" help:"Keep the replica in this file and use it again next time; by default it is a temporary one."`
+	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up when there has been no connection for this long; 30s by default."`
+}
+
+// replica is a client with what it takes to use it from a command.
+type replica struct {
+	*client.Client
+	patience time.Duration
+	temp     string // directory to remove, empty where the file was chosen
+}
+
+// openReplica opens a replica that syncs with the services, after checking that they are there: the
+// client itself would wait for them.
+func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, error) {
+	if err := checkRoom(room); err != nil {
+		return nil, err
+	}
+	rt, err := f.realtimeFlag.service()
+	if err != nil {
+		return nil, err
+	}
+	bs, err := f.bootstrapFlag.service()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []service{rt, bs} {
+		if err := s.ready(ctx); err != nil {
+			return nil, err
+		}
+	}
+	r := &replica{patience: f.Patience}
+	path := f.File
+	if path == "" {
+		if r.temp, err = os.MkdirTemp("", "canopy-*"); err != nil {
+			return nil, err
+		}
+		path = filepath.Join(r.temp, "replica")
+	}
+	r.Client, err = client.Open(ctx, path, client.Options{
+		Room: room, RealtimeURL: rt.base, BootstrapURL: bs.base, Name: "canopy",
+		Synchronous: client.SynchronousNormal, HTTPClient: bs.http,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open replica: %w", err), r.removeTemp())
+	}
+	return r, nil
+}
+
+func (r *replica) close() error {
+	return errors.Join(r.Client.Close(), r.removeTemp())
+}
+
+func (r *replica) removeTemp() error {
+	if r.temp == "" {
+		return nil
+	}
+	return os.RemoveAll(r.temp)
+}
+
+// synced waits until the replica and the server have the same, telling show how it goes. It gives up
+// where a token is wanted, and after a while without a connection.
+func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.WaitSynced(waiting) }()
+	giveUp := func(err error) error {
+		cancel()
+		<-done
+		return err
+	}
+	lost := time.NewTimer(r.patience)
+	defer lost.Stop()
+	var last client.Status
+	statuses := r.WatchStatus(waiting)
+	for {
+		select {
+		case err := <-done:
+			return r.explain(ctx, err)
+		case s := <-statuses:
+			if connected(s) || connected(last) {
+				lost.Reset(r.patience)
+			}
+			if s.State == client.StateNeedsAuth {
+				return giveUp(fmt.Errorf("the service wants a token: %w", orElse(s.Err, errNoAnswer)))
+			}
+			last = s
+			show(s)
+		case <-lost.C:
+			if !connected(last) {
+				return giveUp(unavailable(fmt.Errorf("no connection for %s: %w", r.patience, orElse(last.Err, errNoAnswer))))
+			}
+		}
+	}
+}
+
+var errNoAnswer = errors.New("the services do not answer")
+
+func orElse(err, other error) error {
+	if err != nil {
+		return err
+	}
+	return other
+}
+
+func connected(s client.Status) bool {
+	switch s.State {
+	case client.StateBootstrapping, client.StateCatchingUp, client.StateSynced:
+		return true
+	}
+	return false
+}
+
+// explain adds to ErrRefused what it was about.
+func (r *replica) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, client.ErrRefused) {
+		return err
+	}
+	list, listErr := r.Refused(ctx)
+	if listErr != nil || len(list) == 0 {
+		return errors.Join(err, listErr)
+	}
+	return fmt.Errorf("%w: %d of them, the first one (%s) as %s", err, len(list), list[0].Op.TS, list[0].Code)
+}

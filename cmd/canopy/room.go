@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+type roomCmd struct {
+	List  roomListCmd  `cmd:"" help:"List the rooms of a database."`
+	Stats roomStatsCmd `cmd:"" help:"Count what is in a room, exactly."`
+}
+
+type roomListCmd struct {
+	databaseFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*roomListCmd) Help() string {
+	return `The services show nobody which rooms there are, so this asks the database. For canopy dev it is the URL that it prints.
+
+Example:
+
+    canopy room list --database-url 'postgres://canopy@/canopy?host=/var/lib/canopy/postgres/socket'`
+}
+
+func (c *roomListCmd) Run(ctx context.Context, env *Env) error {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	rooms, err := db.Rooms(ctx)
+	if err != nil {
+		return fmt.Errorf("list rooms: %w", err)
+	}
+	if c.JSON {
+		for _, room := range rooms {
+			if err := printJSON(env, room); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ROOM\tHEAD\tOPS\tSTATE\tEPOCH")
+	for _, room := range rooms {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%016x\t%s\n", room.Name, room.Head, room.Digest.Ops, room.Digest.State, room.Epoch)
+	}
+	return w.Flush()
+}
+
+type roomStatsCmd struct {
+	Room        string `arg:"" help:"Name of the room."`
+	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Ask this database instead of the realtime service; connections are 0 then."`
+	realtimeFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*roomStatsCmd) Help() string {
+	return `Asks the database where one is given, else the realtime service. It walks the whole room.
+
+Example:
+
+    canopy room stats notes --json`
+}
+
+func (c *roomStatsCmd) Run(ctx context.Context, env *Env) error {
+	stats, err := c.stats(ctx)
+	if err != nil {
+		return err
+	}
+	return c.print(env, stats, func() {
+		w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "room\t%s\nepoch\t%s\nhead\t%d\nhorizon\t%d\n", stats.Room, stats.Epoch, stats.Head, stats.MinSeq)
+		fmt.Fprintf(w, "nodes\t%d\nin trash\t%d\noperations\t%d\nconnections\t%d\n", stats.Nodes, stats.Trashed, stats.Ops, stats.Connections)
+		fmt.Fprintf(w, "log digest\t%016x\nstate digest\t%016x\n", stats.Digest.Log, stats.Digest.State)
+		_ = w.Flush() // as Fprintf to standard output elsewhere
+	})
+}
+
+func (c *roomStatsCmd) stats(ctx context.Context) (wire.Stats, error) {
+	if c.DatabaseURL == "" {
+		s, err := c.service()
+		if err != nil {
+			return wire.Stats{}, err
+		}
+		return s.stats(ctx, c.Room)
+	}
+	if err := checkRoom(c.Room); err != nil {
+		return wire.Stats{}, err
+	}
+	db, err := databaseFlag{c.DatabaseURL}.open(ctx)
+	if err != nil {
+		return wire.Stats{}, err
+	}
+	defer db.Close()
+	stats, err := db.Stats(ctx, c.Room)
+	if err != nil {
+		return stats, fmt.Errorf("room %s: %w", c.Room, err)
+	}
+	return stats, nil
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/canopysync/canopy/bootstrap"
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/realtime"
+)
+
+type serveCmd struct {
+	Realtime  serveRealtimeCmd  `cmd:"" help:"Serve rooms over WebSocket and HTTP."`
+	Bootstrap serveBootstrapCmd `cmd:"" help:"Serve snapshots of rooms."`
+}
+
+// serviceFlags are what both services need.
+type serviceFlags struct {
+	databaseFlag
+	InsecureNoAuth bool `envar:"CANOPY_INSECURE_NO_AUTH" help:"Listen on an address that others can reach, though there is no authentication: everybody who gets there can read and change every room."`
+	JSON           bool `name:"json" envar:"CANOPY_JSON" help:"Print one line of JSON when ready."`
+	logFlags
+}
+
+const serveHelp = `
+The database must be migrated to this version (canopy migrate up); where it is not, or cannot be reached within ten seconds, the command ends with exit code 4.
+
+There is NO AUTHENTICATION yet, so addresses that are not loopback are refused without --insecure-no-auth. Put a proxy that authenticates in front.
+
+SIGINT or SIGTERM lets what is under way finish and stops.
+
+Examples:
+
+    canopy serve %[1]s --database-url postgres://canopy@db/canopy
+    CANOPY_DATABASE_URL=postgres://canopy@db/canopy canopy serve %[1]s --addr 0.0.0.0:%[2]s --insecure-no-auth --log-format json`
+
+// serviceReady is the line of --json.
+type serviceReady struct {
+	Event   string `json:"event"` // "ready"
+	Service string `json:"service"`
+	URL     string `json:"url"`
+	Auth    bool   `json:"auth"`
+	PID     int    `json:"pid"`
+}
+
+// readyTimeout is how long the database may take to answer at the start.
+const readyTimeout = 10 * time.Second
+
+// run listens, connects, announces and serves.
+func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, *pgfuncs.DB, net.Listener) error) error {
+	ln, err := f.listen(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer ln.Close() // closed already where it was served
+	db, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := awaitReady(ctx, db); err != nil {
+		return err
+	}
+	if err := f.announce(env, name, ln); err != nil {
+		return err
+	}
+	return serve(ctx, db, ln)
+}
+
+func (f serviceFlags) listen(ctx context.Context, addr string) (net.Listener, error) {
+	if f.InsecureNoAuth {
+		return listen(ctx, "--addr", addr)
+	}
+	ln, err := listenLoopback(ctx, "--addr", addr)
+	if errors.Is(err, errNotLoopback) {
+		err = usagef("%v; or accept that with --insecure-no-auth", err)
+	}
+	return ln, err
+}
+
+func awaitReady(ctx context.Context, db *pgfuncs.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := db.Ready(ctx); err != nil {
+		return unavailable(fmt.Errorf("database: %w", err))
+	}
+	return nil
+}
+
+func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
+	if f.JSON {
+		return printJSON(env, serviceReady{Event: "ready", Service: name, URL: httpURL(ln), PID: os.Getpid()})
+	}
+	_, err := fmt.Fprintf(env.Stdout, "%s serves on %s, with NO AUTHENTICATION.\n", name, httpURL(ln))
+	return err
+}
+
+type serveRealtimeCmd struct {
+	Addr        string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
+	AllowOrigin []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
+	serviceFlags
+}
+
+// Help is the command's long help.
+func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime", "8420") }
+
+func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
+	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
+		s, err := realtime.New(realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin})
+		if err != nil {
+			return usagef("%v", err)
+		}
+		return s.Serve(ctx, ln)
+	})
+}
+
+type serveBootstrapCmd struct {
+	Addr         string `default:"${bootstrap_addr}" envar:"CANOPY_BOOTSTRAP_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${bootstrap_addr} by default."`
+	MaxSnapshots int    `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Snapshots at a time; more are turned away."`
+	serviceFlags
+}
+
+// Help is the command's long help.
+func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstrap", "8421") }
+
+func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
+	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
+		s, err := bootstrap.New(bootstrap.Config{Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots})
+		if err != nil {
+			return usagef("%v", err)
+		}
+		return s.Serve(ctx, ln)
+	})
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/pgfuncs/localpg"
+)
+
+// The protocol's default ports.
+const (
+	defaultRealtimeAddr  = "127.0.0.1:8420"
+	defaultBootstrapAddr = "127.0.0.1:8421"
+)
+
+// defaults are the variables in flags' tags.
+var defaults = map[string]string{
+	"data_dir":       localpg.DefaultDataDir(),
+	"realtime_addr":  defaultRealtimeAddr,
+	"bootstrap_addr": defaultBootstrapAddr,
+	"realtime_url":   "http://" + defaultRealtimeAddr,
+	"bootstrap_url":  "http://" + defaultBootstrapAddr,
+}
+
+// logFlags choose what a long-lived command logs, always on standard error.
+type logFlags struct {
+	LogLevel  slog.Level `default:"info" envar:"CANOPY_LOG_LEVEL" placeholder:"LEVEL" help:"Log from this level on: debug, info, warn or error; info by default."`
+	LogFormat string     `default:"text" enum:"text,json" envar:"CANOPY_LOG_FORMAT" help:"Form of the log: text or json."`
+}
+
+func (f logFlags) logger(env *Env) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: f.LogLevel}
+	if f.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(env.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(env.Stderr, opts))
+}
+
+// databaseFlag is for commands that cannot do without a database.
+type databaseFlag struct {
+	DatabaseURL string `required:"" placeholder:"URL" envar:"CANOPY_DATABASE_URL" help:"Postgres 15 or later, as postgres://user@host/database."`
+}
+
+// open returns a pool that the caller closes.
+func (f databaseFlag) open(ctx context.Context) (*pgfuncs.DB, error) {
+	db, err := pgfuncs.Open(ctx, f.DatabaseURL)
+	if err != nil {
+		return nil, usagef("database URL: %v", err)
+	}
+	return db, nil
+}
+
+// jsonFlag is for commands that print a result.
+type jsonFlag struct {
+	JSON bool `name:"json" envar:"CANOPY_JSON" help:"Print JSON, one object a line."`
+}
+
+// print writes v as a line of JSON, or has human write what a person wants to see.
+func (f jsonFlag) print(env *Env, v any, human func()) error {
+	if !f.JSON {
+		human()
+		return nil
+	}
+	return printJSON(env, v)
+}
+
+func printJSON(env *Env, v any) error {
+	if err := json.NewEncoder(env.Stdout).Encode(v); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}

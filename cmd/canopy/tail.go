@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/gorilla/websocket"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+type tailCmd struct {
+	Room  string `arg:"" help:"Name of the room."`
+	After *int64 `placeholder:"SEQ" help:"Begin after this sequence number (0: with everything) instead of now."`
+	Limit int64  `short:"n" placeholder:"N" help:"End after this many operations."`
+	realtimeFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*tailCmd) Help() string {
+	return `Prints every operation when the server has committed it, corrections too, each once and in order. A lost connection is made again and nothing is missed. Ctrl-C ends it.
+
+With --json a line is an operation as the protocol has it.
+
+Examples:
+
+    canopy tail notes
+    canopy tail notes --after 0 --json | jq -c 'select(.kind=="set") | [.node, .key, .value]'`
+}
+
+// Limits of the connection. The server pings every 20 s.
+const (
+	tailSilence   = 70 * time.Second
+	tailFrame     = 16 << 20 // bytes of one message
+	tailHandshake = 15 * time.Second
+	tailWrite     = 15 * time.Second
+)
+
+// tailer follows the log of one room.
+type tailer struct {
+	cmd     *tailCmd
+	env     *Env
+	service service
+	replica moveop.ReplicaID
+	epoch   string
+	seq     int64 // the last one printed
+	printed int64
+	retry   *backoff.ExponentialBackOff
+}
+
+// errTailed means that the limit was reached.
+var errTailed = errors.New("limit reached")
+
+func (c *tailCmd) Run(ctx context.Context, env *Env) error {
+	t, err := c.tailer(ctx, env)
+	if err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		err := t.connect(ctx, first)
+		switch {
+		case ctx.Err() != nil, errors.Is(err, errTailed):
+			return nil // that is how it ends
+		case !worthRetrying(err):
+			return err
+		}
+		delay := t.retry.NextBackOff()
+		fmt.Fprintf(env.Stderr, "canopy: %v; connecting again in %s\n", err, delay.Round(time.Millisecond))
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c *tailCmd) tailer(ctx context.Context, env *Env) (*tailer, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.position(ctx, c.Room)
+	if err != nil {
+		return nil, err
+	}
+	replica, err := moveop.NewReplicaID(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	t := &tailer{cmd: c, env: env, service: s, replica: replica, epoch: at.Epoch, seq: at.Head, retry: backoff.NewExponentialBackOff()}
+	if c.After != nil {
+		t.seq = *c.After
+	}
+	return t, nil
+}
+
+// refusedError ends the tail: what the server refused once it will refuse again.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+func worthRetrying(err error) bool {
+	_, refused := errors.AsType[*refusedError](err)
+	return !refused
+}
+
+// connect follows the log over one connection, until that ends.
+func (t *tailer) connect(ctx context.Context, first bool) error {
+	conn, codec, err := t.dial(ctx)
+	if err != nil {
+		if first {
+			err = &refusedError{unavailable(err)} // never there: most likely the wrong address
+		}
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		stop()
+		_ = conn.Close()
+	}()
+	hello := wire.Hello{Replica: t.replica, Epoch: &t.epoch, Seq: t.seq, Name: "canopy tail"}
+	if err := t.send(conn, codec, hello); err != nil {
+		return err
+	}
+	for {
+		msg, err := t.receive(conn, codec)
+		if err != nil {
+			return err
+		}
+		if err := t.handle(conn, codec, msg); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *tailer) dial(ctx context.Context) (*websocket.Conn, wire.Codec, error) {
+	dialer := websocket.Dialer{
+		HandshakeTimeout: tailHandshake,
+		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
+	}
+	address := "ws" + strings.TrimPrefix(t.service.base, "http") + "/v1/rooms/" + t.cmd.Room + "/ws"
+	conn, resp, err := dialer.DialContext(ctx, address, nil)
+	if err != nil {
+		return nil, nil, dialError(resp, err)
+	}
+	codec, ok := wire.CodecFor(conn.Subprotocol())
+	if !ok {
+		codec = wire.JSON
+	}
+	conn.SetReadLimit(tailFrame)
+	pong := conn.PingHandler()
+	conn.SetPingHandler(func(data string) error {
+		return errors.Join(conn.SetReadDeadline(time.Now().Add(tailSilence)), pong(data))
+	})
+	return conn, codec, nil
+}
+
+// dialError prefers what the service says to what the library makes of it.
+func dialError(resp *http.Response, err error) error {
+	if resp == nil {
+		return err
+	}
+	refusal := wire.ReadError(resp)
+	if refusal.Retryable {
+		return refusal
+	}
+	return &refusedError{refusal}
+}
+
+func (t *tailer) send(conn *websocket.Conn, codec wire.Codec, msg wire.Message) error {
+	frame, err := codec.Encode(msg)
+	if err != nil {
+		return err
+	}
+	kind := websocket.TextMessage
+	if codec.Binary() {
+		kind = websocket.BinaryMessage
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(tailWrite)); err != nil {
+		return err
+	}
+	return conn.WriteMessage(kind, frame)
+}
+
+func (t *tailer) receive(conn *websocket.Conn, codec wire.Codec) (wire.Message, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(tailSilence)); err != nil {
+		return nil, err
+	}
+	_, frame, err := conn.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	return codec.Decode(frame)
+}
+
+// handle does what a message asks for.
+func (t *tailer) handle(conn *websocket.Conn, codec wire.Codec, msg wire.Message) error {
+	switch msg := msg.(type) {
+	case wire.Welcome:
+		t.retry.Reset()
+	case wire.Ops:
+		if msg.From > t.seq+1 {
+			return t.send(conn, codec, wire.Pull{After: t.seq})
+		}
+		return t.print(msg.Ops)
+	case wire.Head:
+		if msg.Head > t.seq {
+			return t.send(conn, codec, wire.Pull{After: t.seq})
+		}
+	case wire.Resync:
+		return t.resync(msg)
+	case *wire.Error:
+		if !msg.Retryable {
+			return &refusedError{msg}
+		}
+		return msg
+	}
+	return nil
+}
+
+// resync goes on at the head where the log cannot be followed from where we were, and says so.
+func (t *tailer) resync(msg wire.Resync) error {
+	fmt.Fprintf(t.env.Stderr, "canopy: operations after %d cannot be had (%s); going on after %d\n", t.seq, msg.Reason, msg.Head)
+	t.epoch, t.seq = msg.Epoch, msg.Head
+	return errors.New("the log cannot be followed from here")
+}
+
+func (t *tailer) print(ops []moveop.Op) error {
+	for _, op := range ops {
+		if op.Seq <= t.seq {
+			continue // pulled once more than needed
+		}
+		err := t.cmd.print(t.env, op, func() { fmt.Fprintln(t.env.Stdout, opLine(op)) })
+		if err != nil {
+			return &refusedError{err}
+		}
+		t.seq = op.Seq
+		if t.printed++; t.printed == t.cmd.Limit {
+			return errTailed
+		}
+	}
+	return nil
+}
