@@ -39,7 +39,7 @@ var (
 	// ErrUnknownNode means that this replica has no such node.
 	ErrUnknownNode = errors.New("unknown node")
 	// ErrReserved means that Root or Trash was to be moved.
-	ErrReserved = errors.New("Root and Trash cannot be moved")
+	ErrReserved = errors.New("the nodes Root and Trash cannot be moved")
 	// ErrCycle means that a node was to be moved below itself.
 	ErrCycle = errors.New("a node cannot be moved below itself")
 	// ErrNotSibling means that Before or After names a node that has another parent.

@@ -311,5 +311,3 @@ func scanOp(rows *sql.Rows, first ...any) (op moveop.Op, err error) {
 	}
 	return op, err
 }
-
-func byTime(a, b moveop.Op) int { return a.TS.Compare(b.TS) }

@@ -138,6 +138,8 @@ func (v *View) Values(id moveop.NodeID) (map[string]json.RawMessage, error) {
 	return values, err
 }
 
+//lint:ignore ST1012 it is no failure, and named like fs.SkipDir
+
 // SkipChildren is returned by the function of Walk to leave out what is below the node.
 var SkipChildren = errors.New("skip children")
 
