@@ -11,14 +11,14 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"go.uber.org/goleak"
 
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
 	"github.com/canopysync/canopy/realtime"
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // service is a running server with what a test needs to talk to it.
 type service struct {
@@ -50,6 +50,13 @@ func setupPipe(t testing.TB, configure ...func(*realtime.Config)) *service {
 func start(t testing.TB, l net.Listener, dial func(context.Context, string, string) (net.Conn, error), configure ...func(*realtime.Config)) *service {
 	t.Helper()
 	store := newFakeStore()
+	s := startWith(t, store, l, dial, configure...)
+	s.store = store
+	return s
+}
+
+func startWith(t testing.TB, store realtime.Store, l net.Listener, dial func(context.Context, string, string) (net.Conn, error), configure ...func(*realtime.Config)) *service {
+	t.Helper()
 	cfg := realtime.Config{Store: store}
 	for _, c := range configure {
 		c(&cfg)
@@ -65,7 +72,7 @@ func start(t testing.TB, l net.Listener, dial func(context.Context, string, stri
 		close(served)
 	}()
 	transport := &http.Transport{DialContext: dial}
-	s := &service{t: t, store: store, dial: dial, host: l.Addr().String(), http: &http.Client{Transport: transport}}
+	s := &service{t: t, dial: dial, host: l.Addr().String(), http: &http.Client{Transport: transport}}
 	s.stop = func() error {
 		cancel()
 		return <-served
