@@ -22,7 +22,8 @@ func (n *node) past() []pastMove {
 // keep puts m among the past moves.
 func (n *node) keep(m pastMove) {
 	more := n.extend()
-	if last := len(more.past) - 1; last < 0 || more.past[last].ts.Before(m.ts) {
+	if more.newest.Before(m.ts) {
+		more.newest = m.ts
 		more.past = append(more.past, m)
 		return
 	}

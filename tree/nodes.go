@@ -31,8 +31,9 @@ type node struct {
 
 // more is what only some nodes have.
 type more struct {
-	past     []pastMove     // the node's other moves, by timestamp
-	children chunked[index] // by (order key, id)
+	past     []pastMove       // the node's other moves, by timestamp
+	newest   moveop.Timestamp // no move in past is newer; says so without a look at cold memory
+	children chunked[index]   // by (order key, id)
 	values   *values
 }
 
