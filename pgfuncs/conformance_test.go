@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/canopysync/canopy/moveop"
@@ -155,13 +154,10 @@ func (e *engine) forEach(ctx context.Context, columnsFrom string, into []any, f 
 }
 
 func (e *engine) readNodes(ctx context.Context, s *proptest.State) error {
-	var node [16]byte
-	var parent, ts pgtype.UUID
-	var key pgtype.Text
+	var node, parent, ts [16]byte
+	var key string
 	return e.forEach(ctx, `node, parent, order_key, ts from canopy.nodes`, []any{&node, &parent, &key, &ts}, func() error {
-		if ts.Valid {
-			s.Nodes[node] = proptest.Placement{Parent: parent.Bytes, OrderKey: key.String, TS: ts.Bytes}
-		}
+		s.Nodes[node] = proptest.Placement{Parent: parent, OrderKey: key, TS: ts}
 		return nil
 	})
 }

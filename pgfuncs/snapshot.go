@@ -19,7 +19,7 @@ var snapshotCopies = map[int]string{
 	format.TagNodes: `copy (
 		select node, parent, order_key, ts, seq, known, cause
 		  from canopy.nodes
-		 where room_id = current_setting('canopy.snapshot_room')::bigint and ts is not null
+		 where room_id = current_setting('canopy.snapshot_room')::bigint
 		 order by node) to stdout (format binary)`,
 	format.TagValues: `copy (
 		select node, key, value, ts, seq, known

@@ -51,7 +51,13 @@ begin
      where room_id = p_room_id
        and seq = v_next.seq;
   end if;
-  insert into canopy.nodes as n (room_id, node, parent, order_key, ts, seq, known, cause)
+  if v_next.ts is null then
+    delete from canopy.nodes
+     where room_id = p_room_id
+       and node = p_op.node;
+    return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key);
+  end if;
+  insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
   values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
           v_next.known, v_next.cause)
   on conflict (room_id, node) do update

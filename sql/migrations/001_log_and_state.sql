@@ -43,16 +43,13 @@ create table canopy.rooms (
 create table canopy.nodes (
   room_id   bigint not null,
   node      uuid not null,
-  parent    uuid,
-  order_key text collate "C",
-  ts        uuid,
-  seq       bigint,
-  known     bigint,
+  parent    uuid not null,
+  order_key text collate "C" not null,
+  ts        uuid not null,
+  seq       bigint not null,
+  known     bigint not null,
   cause     uuid,                              -- set where the placement is a correction
-  named     boolean not null default false,    -- some move, effective or not, named it as parent
-  constraint nodes_pkey primary key (room_id, node),
-  -- A node may be named before it is placed: then all of the placement is null.
-  constraint nodes_placed_whole check (num_nulls(parent, order_key, ts, seq, known) in (0, 5))
+  constraint nodes_pkey primary key (room_id, node)
 ) with (fillfactor = 90);
 
 create index nodes_by_parent on canopy.nodes (room_id, parent, order_key, node);
@@ -98,6 +95,13 @@ create table canopy.history (
 create index history_moves on canopy.history (room_id, node, ts) where kind = 1;
 create index history_by_time on canopy.history (room_id, uuid_send(ts));
 
+-- The nodes that some move, effective or not, ever named as parent, whether they are placed or not.
+create table canopy.parents (
+  room_id bigint not null,
+  node    uuid not null,
+  constraint parents_pkey primary key (room_id, node)
+);
+
 -- The version vector: the last timestamp and seq that the room holds from each replica.
 create table canopy.replicas (
   room_id  bigint not null,
@@ -111,7 +115,6 @@ create view canopy.ops as
 select room_id, seq, ts, 1::smallint as kind, node, parent, order_key,
        null::text collate "C" as key, null::json as value, known, cause, true as effective
   from canopy.nodes
- where ts is not null
 union all
 select room_id, seq, ts, 2::smallint, node, null::uuid, null::text collate "C",
        key, value, known, null::uuid, true
@@ -127,6 +130,7 @@ select room_id, seq, ts, kind, node, parent, order_key, key, value, known, cause
 alter table canopy.nodes alter column room_id set (n_distinct = 1);
 alter table canopy.values alter column room_id set (n_distinct = 1);
 alter table canopy.history alter column room_id set (n_distinct = 1);
+alter table canopy.parents alter column room_id set (n_distinct = 1);
 
 insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known)
 select 0, md5('node' || i)::uuid, md5('parent' || i)::uuid, 'a0', md5('ts' || i)::uuid, i, 0
@@ -136,4 +140,7 @@ select 0, md5('node' || i)::uuid, 'key', 'null', md5('ts' || i)::uuid, i, 0
   from generate_series(1, 128) as i;
 insert into canopy.history (room_id, ts, seq, kind, node, parent, order_key, known, effective)
 select 0, md5('ts' || i)::uuid, i, 1, md5('node' || i)::uuid, md5('parent' || i)::uuid, 'a0', 0, true
+  from generate_series(1, 128) as i;
+insert into canopy.parents (room_id, node)
+select 0, md5('parent' || i)::uuid
   from generate_series(1, 128) as i;
