@@ -91,6 +91,7 @@ func (h *hub) commit(ctx context.Context, group []*job, answer func(wire.Applied
 		return
 	}
 	for _, j := range group {
+		h.srv.metrics.grouped.Observe(1)
 		answer(h.apply(ctx, j))
 	}
 }

@@ -29,9 +29,6 @@ func (s *session) hello(ctx context.Context, msg wire.Hello) {
 }
 
 func (s *session) checkHello(msg wire.Hello) error {
-	if !msg.Replica.Valid() {
-		return wire.NewError(wire.CodeBadRequest, "hello needs a replica: 16 hexadecimal digits, not zero, the top bit clear")
-	}
 	if msg.Seq < 0 {
 		return wire.NewError(wire.CodeBadRequest, "seq is negative")
 	}
@@ -50,14 +47,9 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	if token == "" {
 		token = msg.Token
 	}
-	grant, err := s.authorize(ctx, token)
+	grant, err := s.hub.admit(ctx, token)
 	if err != nil {
 		return err
-	}
-	if !grant.Write {
-		if err := s.hub.mustExist(ctx); err != nil {
-			return err
-		}
 	}
 	s.hub.mu.Lock()
 	s.replica, s.name, s.grant = msg.Replica, msg.Name, grant
@@ -158,7 +150,7 @@ func (s *session) prepareWelcome(epoch string, seq int64, last *moveop.Timestamp
 		ServerTime: s.srv.cfg.Now().UnixMilli(),
 		LastTS:     last,
 		Limits:     wire.Limits{MaxOps: s.srv.cfg.Limits.MaxOps, MaxFrame: s.srv.cfg.Limits.MaxFrame},
-		Status:     s.srv.status(),
+		Status:     wire.Ready,
 		Clients:    h.clients(),
 	}
 }

@@ -69,7 +69,7 @@ func (s *Server) recoverer(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it too
+			if v == http.ErrAbortHandler {
 				panic(v) // net/http's own way of cutting an answer short
 			}
 			s.metrics.panics.Inc()
@@ -158,23 +158,19 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string
 		fail(w, wire.AsError(err))
 		return
 	}
-	token := bearer(r)
-	if token != "" {
-		grant, err := s.authorize(r.Context(), token, room)
-		if err == nil && !grant.Read {
-			err = wire.UnknownRoom()
-		}
-		if err != nil {
-			failRoom(w, err)
-			return
-		}
-	}
 	h, err := s.acquire(r.Context(), room)
 	if err != nil {
 		failRoom(w, err)
 		return
 	}
 	defer s.release(h)
+	token := bearer(r)
+	if token != "" {
+		if _, err := h.admit(r.Context(), token); err != nil {
+			failRoom(w, err)
+			return
+		}
+	}
 	conn, err := s.upgrader(codec).Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has answered

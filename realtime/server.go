@@ -202,9 +202,6 @@ func (s *Server) remove(session *session) {
 	s.metrics.sockets.Dec()
 }
 
-// status is what welcome and status messages say.
-func (s *Server) status() string { return wire.Ready }
-
 func (s *Server) isDraining() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -319,7 +319,7 @@ func (s *session) presence(msg wire.Presence) {
 
 func (s *session) ping() {
 	s.hub.mu.Lock()
-	status := wire.ServerStatus{Status: s.srv.status(), Head: s.hub.relayed}
+	status := wire.ServerStatus{Status: wire.Ready, Head: s.hub.relayed}
 	peers := wire.Connections{Clients: s.hub.clients()}
 	s.hub.mu.Unlock()
 	s.reply(status)
@@ -328,7 +328,7 @@ func (s *session) ping() {
 
 // auth takes a fresh token; one that allows less ends the session.
 func (s *session) auth(ctx context.Context, msg wire.Auth) {
-	grant, err := s.authorize(ctx, msg.Token)
+	grant, err := s.hub.admit(ctx, msg.Token)
 	if err != nil {
 		s.turnAway(err)
 		return
@@ -338,15 +338,6 @@ func (s *session) auth(ctx context.Context, msg wire.Auth) {
 	s.grant = grant
 	s.hub.peers.changed = true // the user may be another
 	signal(s.hub.stir)
-}
-
-// authorize returns what a token allows in the session's room, at least reading.
-func (s *session) authorize(ctx context.Context, token string) (Grant, error) {
-	grant, err := s.srv.authorize(ctx, token, s.hub.room)
-	if err == nil && !grant.Read {
-		err = wire.UnknownRoom()
-	}
-	return grant, err
 }
 
 // turnAway says why and closes with the code that goes with it.

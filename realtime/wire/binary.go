@@ -70,6 +70,9 @@ func (binaryCodec) Encode(msg Message) ([]byte, error) {
 	frame := []byte{frameVersion, typeNumbers[msg.Type()]}
 	switch msg := msg.(type) {
 	case Ops:
+		if msg.From < 0 || msg.To < 0 {
+			return nil, fmt.Errorf("encode ops: %d…%d is no range", msg.From, msg.To)
+		}
 		frame = binary.AppendUvarint(frame, uint64(msg.From))
 		frame = binary.AppendUvarint(frame, uint64(msg.To))
 		return appendOps(frame, msg.Ops)
@@ -99,6 +102,9 @@ func appendString(frame []byte, s string) []byte {
 }
 
 func appendAck(frame []byte, ack Ack) ([]byte, error) {
+	if ack.Head < 0 {
+		return nil, fmt.Errorf("encode ack: head %d is negative", ack.Head)
+	}
 	frame = appendString(frame, ack.ID)
 	frame = binary.AppendUvarint(frame, uint64(ack.Head))
 	frame = binary.AppendUvarint(frame, uint64(len(ack.Results)))
@@ -106,6 +112,9 @@ func appendAck(frame []byte, ack Ack) ([]byte, error) {
 		status := slices.Index(statuses[:], r.Status)
 		if status < 1 {
 			return nil, fmt.Errorf("encode ack: unknown status %q", r.Status)
+		}
+		if r.Seq < 0 {
+			return nil, fmt.Errorf("encode ack: seq %d is negative", r.Seq)
 		}
 		frame = binary.AppendUvarint(append(frame, r.TS[:]...), uint64(r.Seq))
 		frame = append(frame, byte(status))

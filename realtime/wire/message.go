@@ -8,6 +8,7 @@ package wire
 
 import (
 	"encoding/json"
+	"errors"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -40,6 +41,31 @@ type Peer struct {
 	Replica moveop.ReplicaID `json:"replica"`
 	Name    string           `json:"name"`
 	User    string           `json:"user"`
+}
+
+// UnmarshalJSON insists on a replica; a missing one would be zero, which nobody is.
+func (h *Hello) UnmarshalJSON(text []byte) error {
+	type plain Hello
+	if err := json.Unmarshal(text, (*plain)(h)); err != nil {
+		return err
+	}
+	return needReplica(h.Replica)
+}
+
+// UnmarshalJSON insists on a replica.
+func (p *Peer) UnmarshalJSON(text []byte) error {
+	type plain Peer
+	if err := json.Unmarshal(text, (*plain)(p)); err != nil {
+		return err
+	}
+	return needReplica(p.Replica)
+}
+
+func needReplica(r moveop.ReplicaID) error {
+	if !r.Valid() {
+		return errors.New("replica is required")
+	}
+	return nil
 }
 
 // Welcome answers Hello.
