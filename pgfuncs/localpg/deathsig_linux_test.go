@@ -3,11 +3,38 @@ package localpg_test
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/canopysync/canopy/pgfuncs/localpg"
 )
+
+func TestRemovalFreesSharedMemory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(tempDir(t), "data")
+	server := start(t, localpg.Config{DataDir: dir})
+	text, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := strconv.Atoi(strings.Fields(strings.Split(string(text), "\n")[6])[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := localpg.Remove(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	var desc unix.SysvShmDesc
+	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err == nil {
+		t.Errorf("segment %d is still there", id)
+	}
+}
 
 func TestServerDiesWithItsOwner(t *testing.T) {
 	t.Parallel()

@@ -84,7 +84,7 @@ func (d *directory) stopLeftovers(ctx context.Context, log *slog.Logger) error {
 			return err
 		}
 		if len(pids) == 0 {
-			return d.forgetReusedPID()
+			return d.clearUp(a)
 		}
 		if signal := harsher(time.Since(began)); signal != sent {
 			log.LogAttrs(ctx, slog.LevelWarn, "stopping what the last run left running",
@@ -135,12 +135,20 @@ func (d *directory) signalLeftovers(pids []int, s syscall.Signal) error {
 	return nil
 }
 
-// forgetReusedPID removes the state file of a server that is gone, where its process number now
-// belongs to something else: the next server would take that for its predecessor.
-func (d *directory) forgetReusedPID() error {
+// clearUp does what a server that is gone would have done at its end, had it had one. It frees the
+// segment of shared memory, of which systems have but few. And where the process number in the state
+// file now belongs to something else, it removes the file: the next server would take that for its
+// predecessor. Otherwise the file stays, as the next server's own check may see what this one cannot.
+func (d *directory) clearUp(a account) error {
 	state, err := readState(d.data())
-	if err != nil || state.pid == 0 || syscall.Kill(state.pid, 0) != nil {
+	if err != nil || state.pid == 0 {
 		return err
+	}
+	if state.segment != 0 && !freeSegment(state.segment, a.uid) {
+		return nil
+	}
+	if syscall.Kill(state.pid, 0) != nil {
+		return nil
 	}
 	return os.Remove(filepath.Join(d.data(), stateName))
 }

@@ -110,8 +110,9 @@ func (p *postmaster) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
 // state is what a server says of itself in postmaster.pid.
 type state struct {
-	pid   int // 0 when there is no such file, or none that can be read as one
-	ready bool
+	pid     int // 0 when there is no such file, or none that can be read as one
+	segment int // the id of its System V shared memory, or 0
+	ready   bool
 }
 
 // readState reads the state file in data. It is written in place, so any part of it may be missing.
@@ -124,13 +125,18 @@ func readState(data string) (state, error) {
 		return state{}, err
 	}
 	lines := strings.Split(string(text), "\n")
+	lines = append(lines, make([]string, statusLine)...)
 	pid, _ := strconv.Atoi(lines[0])
-	const statusLine = 7
-	return state{
-		pid:   max(pid, 0),
-		ready: len(lines) > statusLine && strings.HasPrefix(lines[statusLine], "ready"),
-	}, nil
+	segment := 0
+	if f := strings.Fields(lines[segmentLine]); len(f) == 2 { // its key and its id
+		segment, _ = strconv.Atoi(f[1])
+	}
+	return state{pid: max(pid, 0), segment: segment, ready: strings.HasPrefix(lines[statusLine], "ready")}, nil
 }
 
-// stateName is the server's lock and state file within the cluster.
-const stateName = "postmaster.pid"
+// stateName is the server's lock and state file within the cluster; some of its lines follow.
+const (
+	stateName   = "postmaster.pid"
+	segmentLine = 6
+	statusLine  = 7
+)

@@ -4,7 +4,7 @@
 // be set up for it, and root may run the tests.
 //
 // The first call of New in a test process starts a private server (see pgfuncs/localpg), makes a
-// template database and migrates it; each New then clones a template, which takes some 20 ms. Test
+// template database and migrates it; each New then clones a template, in some tens of milliseconds. Test
 // processes share nothing, so any number of them can run at once. Main, called by the package's
 // TestMain, stops the server when the tests are through:
 //
