@@ -38,7 +38,8 @@ type Options struct {
 	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
 	// the other with every failure. Default to 500 ms and 30 s.
 	RetryMin, RetryMax time.Duration
-	// HTTPClient fetches snapshots. Defaults to one that uses http.DefaultTransport.
+	// HTTPClient fetches snapshots. Where its Transport is an *http.Transport, sockets are dialled with
+	// the same proxy, dial function and TLS configuration. Defaults to one with http.DefaultTransport.
 	HTTPClient *http.Client
 
 	// Logger is told what sync does. Defaults to none.

@@ -13,7 +13,8 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	proptest.Conformance(t, proptest.Suite{New: newEngine, Orders: 40, Histories: 60, Depth: 20_000})
+	t.Parallel()
+	proptest.Conformance(t, proptest.Suite{New: newEngine, Orders: 24, Histories: 60, Depth: 20_000})
 }
 
 // engine is a client that is handed operations as if they came from a server.

@@ -52,16 +52,29 @@ func (o *Options) authorization(ctx context.Context) (http.Header, error) {
 	return header, nil
 }
 
+// dialer dials as HTTPClient does, as far as that can be told.
+func (o *Options) dialer() *websocket.Dialer {
+	dialer := &websocket.Dialer{
+		Proxy:            http.ProxyFromEnvironment,
+		HandshakeTimeout: handshakeTimeout,
+		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
+	}
+	if transport, ok := o.HTTPClient.Transport.(*http.Transport); ok {
+		dialer.Proxy, dialer.NetDialContext = transport.Proxy, transport.DialContext
+		if transport.TLSClientConfig != nil {
+			dialer.TLSClientConfig = transport.TLSClientConfig.Clone()
+			dialer.TLSClientConfig.NextProtos = nil // WebSocket goes over HTTP/1.1
+		}
+	}
+	return dialer
+}
+
 func connect(ctx context.Context, opts *Options) (*connection, error) {
 	header, err := opts.authorization(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dialer := websocket.Dialer{
-		Proxy:            http.ProxyFromEnvironment,
-		HandshakeTimeout: handshakeTimeout,
-		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
-	}
+	dialer := opts.dialer()
 	target := "ws" + strings.TrimPrefix(endpoint(opts.RealtimeURL, opts.Room, "ws"), "http")
 	conn, resp, err := dialer.DialContext(ctx, target, header)
 	if err != nil {

@@ -18,5 +18,24 @@
 //
 // Client is safe for concurrent use. Edits and applied batches run one at a time; reads run beside
 // them on a consistent snapshot and never wait. A Tx or View belongs to the function that it was
-// passed to, and that function must not call Edit of the same Client. One process has the file open at a time: see ErrLocked.
+// passed to, and that function must not call Edit of the same Client. One process has the file open
+// at a time: see ErrLocked.
+//
+// # Sync
+//
+// The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new
+// or its cursor cannot be served, catches up from the cursor, and only then pushes the outbox, in
+// order, one batch at a time. Whatever goes wrong, it tries again, with growing waits:
+//
+//	the connection ends, busy, rate_limited,   again after a wait with jitter (a restart says how long)
+//	internal
+//	a gap in the operations                    pull from the cursor
+//	resync, digests that differ                load a snapshot, apply the outbox on top
+//	clock_skew                                 follow the server's clock, stamp the outbox anew
+//	too_old                                    stamp the outbox anew
+//	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,
+//	                                           stamp the outbox anew
+//	too_large                                  smaller batches
+//	invalid_op, bad_request                    set the operation aside (see Client.Refused), go on
+//	unauthorized, forbidden                    StateNeedsAuth, or no pushes for a while
 package client

@@ -177,7 +177,11 @@ func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
 	if err := tx.stamp(&op); err != nil {
 		return err
 	}
-	return tx.t.addSet(&op)
+	if written {
+		return tx.t.supersede(&now, &op)
+	}
+	tx.t.count(&op)
+	return tx.t.putValue(&op)
 }
 
 // place makes the move operation. The caller has checked that it makes no cycle.

@@ -325,6 +325,7 @@ func (l *link) head(h wire.Head) error {
 	m := l.c.store.meta.Load()
 	l.c.setProgress(func(p *progress) { p.head = max(p.head, h.Head) })
 	if h.Head > m.seq {
+		l.pulled = false // the room is idle, so what was asked for would be here
 		return l.pull(m.seq)
 	}
 	if h.Head != m.seq || m.pending > 0 || m.acked > m.seq || h.Digest == m.digest {

@@ -116,8 +116,7 @@ func (l moveLog) Add(op moveop.Op, effective bool) error {
 	if l.meta.newest.Before(op.TS) {
 		l.meta.newest = op.TS
 	}
-	l.meta.digest.Ops++
-	l.meta.digest.Log ^= op.LogHash()
+	l.count(&op)
 	if !effective {
 		return l.insertMove(op.Node, placementOf(&op), false)
 	}
@@ -225,22 +224,34 @@ func (l moveLog) takeMove(ts moveop.Timestamp) (p placement, err error) {
 
 // addSet logs a new set: the last writer wins.
 func (t *txn) addSet(op *moveop.Op) error {
-	t.meta.digest.Ops++
-	t.meta.digest.Log ^= op.LogHash()
 	now, written, err := t.write(op.Node, op.Key)
 	switch {
 	case err != nil:
 		return err
-	case !written:
-		return t.putValue(op)
-	case op.TS.Before(now.TS):
+	case written && op.TS.Before(now.TS):
+		t.count(op)
 		return t.insertSet(op)
+	case written:
+		return t.supersede(&now, op)
 	}
+	t.count(op)
+	return t.putValue(op)
+}
+
+// supersede logs a set that is newer than the current write of its property.
+func (t *txn) supersede(now, op *moveop.Op) error {
+	t.count(op)
 	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, now.TS)
-	if err := t.insertSet(&now); err != nil {
+	if err := t.insertSet(now); err != nil {
 		return err
 	}
 	return t.putValue(op)
+}
+
+// count adds an operation to the digest of the log.
+func (t *txn) count(op *moveop.Op) {
+	t.meta.digest.Ops++
+	t.meta.digest.Log ^= op.LogHash()
 }
 
 // write returns the current write of a property, as the set that it is.
