@@ -18,6 +18,7 @@ func Conformance(t *testing.T, s Suite) {
 	if s.Depth == 0 {
 		s.Depth = 100_000
 	}
+	_, s.server = s.newPair(t, RestoreMoveAndSet).engine.(ServerEngine)
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) { sc.run(t, s) })
 	}
@@ -68,7 +69,7 @@ var sessions = []session{
 
 // testKnown runs scenarios of what somebody knew, in which sequence numbers matter.
 func testKnown(t *testing.T, s Suite) {
-	if _, ok := s.New(t, RestoreMoveAndSet).(ServerEngine); !ok {
+	if !s.server {
 		return
 	}
 	for _, session := range sessions {
@@ -110,7 +111,6 @@ func (session session) run(t *testing.T, s Suite) {
 
 // testRefusals checks that a batch with one bad op changes nothing and says what was wrong.
 func testRefusals(t *testing.T, s Suite) {
-	_, server := s.New(t, RestoreMoveAndSet).(ServerEngine)
 	for _, c := range []struct {
 		name, batch string
 		want        error
@@ -129,7 +129,7 @@ func testRefusals(t *testing.T, s Suite) {
 		{"older than the replica's last", "b:5 Y→ROOT; a:4 Y→A", ErrOutOfOrder, true},
 		{"descending in the batch", "b:6 Y→ROOT; b:5 Y→A", ErrOutOfOrder, true},
 	} {
-		if c.server && !server {
+		if c.server && !s.server {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func testRefusals(t *testing.T, s Suite) {
 
 // testDeep builds a chain and moves its top under its bottom. The model is too slow for this.
 func testDeep(t *testing.T, s Suite) {
-	e := s.New(t, RestoreMoveAndSet)
+	e := s.newPair(t, RestoreMoveAndSet).engine
 	name := func(i int) string { return fmt.Sprintf("n%d", i) }
 	op := func(ms int, node_, parent string) moveop.Op {
 		op, err := parseOp(fmt.Sprintf("a:%d %s→%s", ms, node_, parent), 0)

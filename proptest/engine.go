@@ -71,7 +71,8 @@ const (
 
 // Suite says what Conformance runs. The zero value of each limit means its default.
 type Suite struct {
-	// New returns an engine with an empty room. Only a ServerEngine has a use for the policy.
+	// New returns an engine with an empty room. Only a ServerEngine has a use for the policy. An engine
+	// that is an io.Closer is closed when the suite has no more use for it.
 	New func(t testing.TB, restoreOn Policy) Engine
 	// Orders bounds the delivery orders tried of one scenario, spread evenly over all of them.
 	// Defaults to all.
@@ -79,9 +80,14 @@ type Suite struct {
 	// Histories is how many random histories are tried, unless CANOPY_HISTORIES says.
 	// Defaults to 200.
 	Histories int
+	// Part and Parts share the histories out among suites of one engine: this one tries every Parts-th,
+	// from number Part on. Default to all.
+	Part, Parts int
 	// SmallScope is how many of the 8,478 lists of four moves over three nodes are tried in all orders
 	// of arrival, spread evenly over them, unless CANOPY_SMALL_SCOPE says. Negative is all. Defaults to 50.
 	SmallScope int
 	// Depth is the depth of the deep scenario. Defaults to 100,000, which is what has to work.
 	Depth int
+
+	server bool // New makes a ServerEngine
 }

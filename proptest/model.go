@@ -9,9 +9,10 @@ import (
 )
 
 // Model is the definition of a replica's result: the set of ops, replayed from the beginning for
-// every question. Keep it simple rather than fast.
+// every question that comes after a change. Keep it simple rather than fast.
 type Model struct {
-	ops map[moveop.Timestamp]moveop.Op
+	ops   map[moveop.Timestamp]moveop.Op
+	state *State // what ops make; nil until somebody asks
 }
 
 // NewModel returns an empty model.
@@ -57,7 +58,7 @@ func (m *Model) admit(ops []moveop.Op) (fresh []bool, err error) {
 			all[op.TS] = op
 		}
 	}
-	m.ops = all
+	m.ops, m.state = all, nil
 	return fresh, nil
 }
 
@@ -69,7 +70,13 @@ func (m *Model) Ops() []moveop.Op {
 	return slices.SortedFunc(maps.Values(m.ops), func(a, b moveop.Op) int { return a.TS.Compare(b.TS) })
 }
 
-func (m *Model) replay() State { return replayAll(m.Ops()) }
+func (m *Model) replay() State {
+	if m.state == nil {
+		state := replayAll(m.Ops())
+		m.state = &state
+	}
+	return *m.state
+}
 
 // replayAll is the specification of the tree: the moves in timestamp order, each one effective
 // unless its node is its parent or an ancestor of its parent.

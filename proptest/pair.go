@@ -3,6 +3,7 @@ package proptest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -16,12 +17,36 @@ type pair struct {
 	model  Engine
 }
 
+// newPair returns a pair that lasts as long as the test.
 func (s Suite) newPair(t testing.TB, policy Policy) *pair {
+	p := s.open(t, policy)
+	t.Cleanup(func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// withPair runs fn on a pair of its own.
+func (s Suite) withPair(t testing.TB, policy Policy, fn func(p *pair) error) error {
+	p := s.open(t, policy)
+	return errors.Join(fn(p), p.close())
+}
+
+func (s Suite) open(t testing.TB, policy Policy) *pair {
 	p := &pair{engine: s.New(t, policy), model: NewModel()}
 	if _, ok := p.engine.(ServerEngine); ok {
 		p.model = NewServer(policy)
 	}
 	return p
+}
+
+func (p *pair) close() error {
+	if closer, ok := p.engine.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
 }
 
 // apply applies a batch to both and compares the answers and everything that can be seen.

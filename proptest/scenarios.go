@@ -1,6 +1,7 @@
 package proptest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func (sc scenario) run(t *testing.T, s Suite) {
 		sc.policy = RestoreMoveAndSet
 	}
 	setup, ops := sc.parse(t)
-	if _, server := s.New(t, sc.policy).(ServerEngine); server {
+	if s.server {
 		for _, order := range orders(ops, true, s.Orders) {
 			sc.deliver(t, s, setup, order)
 		}
@@ -156,17 +157,16 @@ func (sc scenario) deliver(t *testing.T, s Suite, head, order []moveop.Op) {
 		if len(head) > 0 {
 			batches = append([][]moveop.Op{head}, batches...)
 		}
-		p := s.newPair(t, sc.policy)
-		for _, batch := range batches {
-			if err := p.apply(batch); err != nil {
-				t.Fatalf("delivered\n%s%v", opsText(order), err)
+		err := s.withPair(t, sc.policy, func(p *pair) error {
+			for _, batch := range batches {
+				if err := p.apply(batch); err != nil {
+					return err
+				}
 			}
-		}
-		if err := sc.check(p); err != nil {
+			return errors.Join(sc.check(p), p.repeat(slices.Concat(head, order)))
+		})
+		if err != nil {
 			t.Fatalf("delivered\n%s%v", opsText(order), err)
-		}
-		if err := p.repeat(slices.Concat(head, order)); err != nil {
-			t.Fatal(err)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func (s *Server) checkOrder(ops []moveop.Op) error {
 func (s *Server) number(op moveop.Op) moveop.Op {
 	op.Seq = int64(len(s.log)) + 1
 	s.log = append(s.log, op)
-	s.model.ops[op.TS] = op
+	s.model.ops[op.TS], s.model.state = op, nil
 	if r := op.TS.Replica(); r.Valid() && s.versions[r].Before(op.TS) {
 		s.versions[r] = op.TS
 	}

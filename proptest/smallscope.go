@@ -78,21 +78,22 @@ func testSmallScope(t *testing.T, s Suite) {
 }
 
 func (s Suite) trySmall(t *testing.T, order []moveop.Op, want State) error {
-	e := s.New(t, RestoreNever)
-	for _, op := range order {
-		if _, err := e.Apply([]moveop.Op{op}); err != nil {
+	return s.withPair(t, RestoreNever, func(p *pair) error {
+		for _, op := range order {
+			if _, err := p.engine.Apply([]moveop.Op{op}); err != nil {
+				return err
+			}
+		}
+		got, err := p.engine.State()
+		if err != nil {
+			return fmt.Errorf("state: %w", err)
+		}
+		if err := got.Check(); err != nil {
 			return err
 		}
-	}
-	got, err := e.State()
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	if err := got.Check(); err != nil {
-		return err
-	}
-	if diff := Diff(want, got); diff != "" {
-		return errors.New("the engine differs from the model:\n" + diff)
-	}
-	return nil
+		if diff := Diff(want, got); diff != "" {
+			return errors.New("the engine differs from the model:\n" + diff)
+		}
+		return nil
+	})
 }
