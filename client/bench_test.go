@@ -41,7 +41,7 @@ func load(b *testing.B, c *Client, stream []byte) {
 	if err := l.load(context.Background(), bytes.NewReader(stream), "garden"); err != nil {
 		b.Fatal(err)
 	}
-	if err := l.swap(context.Background()); err != nil {
+	if err := l.install(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 }

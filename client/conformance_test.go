@@ -14,7 +14,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	proptest.Conformance(t, proptest.Suite{New: newEngine, Orders: 24, Histories: 60, Depth: 20_000})
+	proptest.Conformance(t, proptest.Suite{New: newEngine, Orders: 16, SmallScope: 16, Histories: 60, Depth: 20_000})
 }
 
 // engine is a client that is handed operations as if they came from a server.

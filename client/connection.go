@@ -20,6 +20,7 @@ const (
 	handshakeTimeout = 15 * time.Second
 	writeTimeout     = 15 * time.Second
 	pingInterval     = 20 * time.Second
+	goodbye          = time.Second // for leaving in good order
 	// silence is how long the server may say nothing, though it is pinged, before it counts as gone.
 	silence = 3 * pingInterval
 	// maxServerFrame bounds what is read in one frame, in bytes. Servers keep to limits.max_frame or
@@ -148,7 +149,6 @@ func (c *connection) write(frame []byte) error {
 
 // close ends the connection and waits for the reader. Leaving in good order tells the others at once.
 func (c *connection) close() {
-	const goodbye = time.Second
 	text := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	_ = c.conn.WriteControl(websocket.CloseMessage, text, time.Now().Add(goodbye))
 	close(c.done)

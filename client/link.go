@@ -43,6 +43,9 @@ func (s *syncer) dial(ctx context.Context) (*link, error) {
 func (l *link) run(ctx context.Context) error {
 	go l.conn.read()
 	defer l.conn.close()
+	// A write that the network does not take must not hold up Close.
+	stop := context.AfterFunc(ctx, func() { _ = l.conn.conn.NetConn().SetDeadline(time.Now().Add(goodbye)) })
+	defer stop()
 	m := l.c.store.meta.Load()
 	hello := wire.Hello{Replica: m.replica, Seq: m.seq, Name: l.c.opts.Name}
 	if m.epoch != "" {

@@ -211,3 +211,12 @@ func (st *store) view(ctx context.Context, fn func(s *session) error) (err error
 	defer func() { err = errors.Join(err, s.script("ROLLBACK")) }()
 	return fn(s)
 }
+
+// exclusively runs fn with the writer, outside a transaction.
+func (st *store) exclusively(ctx context.Context, fn func(s *session) error) error {
+	if err := st.acquire(ctx); err != nil {
+		return err
+	}
+	defer st.release()
+	return fn(st.file.writer)
+}
