@@ -12,8 +12,8 @@ import (
 
 // Conformance runs the whole suite: every scenario that an engine can run, in all delivery orders;
 // refusals; deep trees; long runs of siblings; all short lists of moves over three nodes, or some of
-// them; and random histories. After every batch the engine is
-// compared with the model in all that can be seen of it.
+// them; and random histories. After every batch the engine's answers and state are compared with the
+// model's, and at the end of each story its log and its lists of siblings.
 func Conformance(t *testing.T, s Suite) {
 	if s.Depth == 0 {
 		s.Depth = 100_000
@@ -101,10 +101,8 @@ func (session session) run(t *testing.T, s Suite) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		for _, batch := range batches {
-			if err := p.repeat(batch); err != nil {
-				t.Fatal(err)
-			}
+		if err := p.repeat(batches...); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -148,6 +146,9 @@ func testRefusals(t *testing.T, s Suite) {
 				if err := p.apply(batch); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if err := p.compare(); err != nil {
+				t.Fatal(err)
 			}
 		})
 	}
@@ -257,6 +258,9 @@ func testRuns(t *testing.T, s Suite) {
 			if err := p.apply(batch); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
+		}
+		if err := p.compare(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
 		}
 		state, err := p.engine.State()
 		if err != nil {

@@ -80,12 +80,12 @@ type Suite struct {
 	// Histories is how many random histories are tried, unless CANOPY_HISTORIES says.
 	// Defaults to 200.
 	Histories int
-	// Part and Parts share the histories out among suites of one engine: this one tries every Parts-th,
-	// from number Part on. Default to all.
-	Part, Parts int
 	// SmallScope is how many of the 8,478 lists of four moves over three nodes are tried in all orders
 	// of arrival, spread evenly over them, unless CANOPY_SMALL_SCOPE says. Negative is all. Defaults to 50.
 	SmallScope int
+	// Part and Parts share histories and lists out among suites of one engine: this one tries every
+	// Parts-th, from number Part on. Default to all.
+	Part, Parts int
 	// Depth is the depth of the deep scenario. Defaults to 100,000, which is what has to work.
 	Depth int
 

@@ -46,10 +46,9 @@ func envInt(t testing.TB, name string, byDefault int) int {
 	return n
 }
 
-// numbers returns the numbers of the histories to try.
-func (s Suite) numbers(t testing.TB) (numbers []int) {
-	t.Helper()
-	n, parts := envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)), max(s.Parts, 1)
+// part returns this suite's part of the numbers below n.
+func (s Suite) part(n int) (numbers []int) {
+	parts := max(s.Parts, 1)
 	for i := range n {
 		if n < parts || i%parts == s.Part {
 			numbers = append(numbers, i)
@@ -61,7 +60,7 @@ func (s Suite) numbers(t testing.TB) (numbers []int) {
 // testHistories tries random histories, each by a seed of its own, and shrinks one that fails.
 func testHistories(t *testing.T, s Suite) {
 	seed, _ := newSeed(t)
-	numbers := s.numbers(t)
+	numbers := s.part(envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)))
 	t.Logf("%d histories, CANOPY_SEED=%d", len(numbers), seed)
 	property := prop.ForAll(func(steps []step) (bool, error) {
 		err := s.tryHistory(t, steps)
@@ -99,23 +98,12 @@ func (p *pair) tryServer(steps []step) error {
 	n := newNetwork(p.model.(*Server), p.apply)
 	err := n.run(steps)
 	if err == nil {
-		err = p.settled(n.pushed)
+		err = cmp.Or(p.repeat(n.pushed...), checkLog(p.engine.(ServerEngine)))
 	}
 	if err != nil {
 		return fmt.Errorf("pushed\n%s%w", opsText(slices.Concat(n.pushed...)), err)
 	}
 	return nil
-}
-
-// settled checks what holds in the end: whatever was pushed can be pushed again, and the log alone
-// says it all.
-func (p *pair) settled(pushed [][]moveop.Op) error {
-	for _, batch := range pushed {
-		if err := p.repeat(batch); err != nil {
-			return err
-		}
-	}
-	return checkLog(p.engine.(ServerEngine))
 }
 
 // tryReplica delivers the log of a history: in any order, cut anyhow, any number of times, it leaves

@@ -1,6 +1,7 @@
 package proptest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -49,8 +50,19 @@ func (p *pair) close() error {
 	return nil
 }
 
-// apply applies a batch to both and compares the answers and everything that can be seen.
+// apply applies a batch to both and compares the answers and the states.
 func (p *pair) apply(batch []moveop.Op) error {
+	if err := p.answer(batch); err != nil {
+		return err
+	}
+	if err := p.compareStates(); err != nil {
+		return fmt.Errorf("after batch\n%s%w", opsText(batch), err)
+	}
+	return nil
+}
+
+// answer applies a batch to both and compares the answers.
+func (p *pair) answer(batch []moveop.Op) error {
 	want, wantErr := p.model.Apply(slices.Clone(batch))
 	got, gotErr := p.engine.Apply(slices.Clone(batch))
 	for _, refusal := range []error{ErrConflict, ErrOutOfOrder, ErrInvalid} {
@@ -64,14 +76,15 @@ func (p *pair) apply(batch []moveop.Op) error {
 	if !slices.Equal(want, got) {
 		return fmt.Errorf("batch\n%swant results %v, got %v", opsText(batch), want, got)
 	}
-	if err := p.compare(); err != nil {
-		return fmt.Errorf("after batch\n%s%w", opsText(batch), err)
-	}
 	return nil
 }
 
 // compare compares all that can be seen of both.
 func (p *pair) compare() error {
+	return cmp.Or(p.compareStates(), p.compareLogs(), p.compareChildren())
+}
+
+func (p *pair) compareStates() error {
 	want, err := p.model.State()
 	if err != nil {
 		return fmt.Errorf("state of the model: %w", err)
@@ -86,10 +99,7 @@ func (p *pair) compare() error {
 	if diff := Diff(want, got); diff != "" {
 		return errors.New("the engine differs from the model:\n" + diff)
 	}
-	if err := p.compareLogs(); err != nil {
-		return err
-	}
-	return p.compareChildren(want)
+	return nil
 }
 
 func (p *pair) compareLogs() error {
@@ -111,10 +121,14 @@ func (p *pair) compareLogs() error {
 	return nil
 }
 
-func (p *pair) compareChildren(want State) error {
+func (p *pair) compareChildren() error {
 	reader, ok := p.engine.(ChildReader)
 	if !ok {
 		return nil
+	}
+	want, err := p.model.State()
+	if err != nil {
+		return fmt.Errorf("state of the model: %w", err)
 	}
 	parents := map[moveop.NodeID]bool{moveop.Root: true, moveop.Trash: true}
 	for n, placement := range want.Nodes {
@@ -140,13 +154,18 @@ func nodeNames(nodes []moveop.NodeID) string {
 	return "[" + strings.Join(names, " ") + "]"
 }
 
-// repeat applies everything that was applied so far once more, in one batch: nothing may change.
-func (p *pair) repeat(ops []moveop.Op) error {
+// repeat applies batches that were applied before once more: nothing may change.
+func (p *pair) repeat(batches ...[]moveop.Op) error {
 	before, err := p.model.State()
 	if err != nil {
 		return fmt.Errorf("state of the model: %w", err)
 	}
-	if err := p.apply(ops); err != nil {
+	for _, batch := range batches {
+		if err := p.answer(batch); err != nil {
+			return fmt.Errorf("repeated: %w", err)
+		}
+	}
+	if err := p.compare(); err != nil {
 		return fmt.Errorf("repeated: %w", err)
 	}
 	after, err := p.model.State()

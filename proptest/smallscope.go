@@ -65,7 +65,7 @@ func testSmallScope(t *testing.T, s Suite) {
 	if limit < 0 || limit > len(lists) {
 		limit = len(lists)
 	}
-	for i := range limit {
+	for _, i := range s.part(limit) {
 		list := lists[i*len(lists)/limit]
 		ops := smallList(list)
 		want := replayAll(ops)
