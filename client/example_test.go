@@ -6,6 +6,8 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"strings"
+	"testing"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -14,20 +16,25 @@ import (
 // Open a replica, edit it, read it. With RealtimeURL and BootstrapURL in Options it is kept in step with
 // all others of the room; without them, or without a network, everything but that works the same.
 func Example() {
+	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "canopy")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-
-	ctx := context.Background()
-	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
-	if err != nil {
+	if err := garden(ctx, filepath.Join(dir, "garden.canopy")); err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close()
+	// Output: "tulips"
+}
 
-	err = c.Edit(ctx, func(tx *client.Tx) error {
+func garden(ctx context.Context, path string) error {
+	c, err := client.Open(ctx, path, client.Options{Room: "garden"}) // add RealtimeURL and BootstrapURL to share it
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	err = c.Edit(ctx, func(tx *client.Tx) error { // all of it at once, or nothing; pushed when there is a network
 		bed, err := tx.Create(moveop.Root, client.Last)
 		if err != nil {
 			return err
@@ -35,15 +42,29 @@ func Example() {
 		return tx.Set(bed, "title", "tulips")
 	})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
-	err = c.Walk(ctx, moveop.Root, func(n client.Node, depth int) error {
+	return c.Walk(ctx, moveop.Root, func(n client.Node, _ int) error {
 		title, _, err := c.Value(ctx, n.ID, "title")
-		fmt.Printf("%d %s\n", depth, title)
+		fmt.Println(string(title))
 		return err
 	})
+}
+
+// The README shows garden as it is here.
+func TestReadmeShowsTheExample(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("example_test.go")
 	if err != nil {
-		log.Fatal(err)
+		t.Fatal(err)
 	}
-	// Output: 1 "tulips"
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(source), "func garden(")
+	body, _, ok := strings.Cut(rest, "\n}\n")
+	if !ok || !strings.Contains(string(readme), "func garden("+body+"\n}\n") {
+		t.Error("README.md does not have the function garden of this file")
+	}
 }
