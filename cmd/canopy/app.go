@@ -32,6 +32,7 @@ type grammar struct {
 	Tail     tailCmd     `cmd:"" group:"rooms" help:"Print a room's operations as they happen."`
 	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
 
+	Bench   benchCmd   `cmd:"" group:"more" help:"Measure the engine against physical limits."`
 	Version versionCmd `cmd:"" group:"more" help:"Print the version and how it was built."`
 }
 
@@ -85,7 +86,7 @@ func newParser(ctx context.Context, env *Env) (*kong.Kong, error) {
 		kong.Writers(env.Stdout, env.Stderr),
 		kong.Exit(func(code int) { panic(exitRequest(code)) }),
 		kong.Resolvers(environment(env)),
-		kong.HelpFormatter(helpWithVariable),
+		kong.ValueFormatter(helpWithVariable),
 		kong.Bind(env),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 	)

@@ -1,0 +1,209 @@
+// Package bench measures the engine against limits that it cannot beat: the same rows by one plain
+// insert, a map write, an empty durable commit, or the same operation close to the end of the log.
+//
+// Limit and engine take turns, round after round, in one process and on one database, so that
+// whatever else the machine does meets both. What is reported is the median of the rounds. The first
+// round warms up and does not count.
+//
+// Everything that is random has a fixed seed: two runs do the same work.
+package bench
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Config says how much to measure. The zero value of a field stands for its default.
+type Config struct {
+	// Nodes is the size of the largest room. Other sizes and distances keep their proportion to it: a
+	// late operation is Nodes (tree) or Nodes/10 (SQL) behind. Defaults to 1,000,000.
+	Nodes int
+	// Time is what one measure may take, without setting up. Defaults to 5 s. Whatever it is, there
+	// are minRounds rounds.
+	Time time.Duration
+	// Rounds, where it is not 0, is the number of rounds of each measure, in place of Time.
+	Rounds int
+	// Growth adds the tables that show how cost grows.
+	Growth bool
+	// DatabaseURL is a database to leave rooms behind in, migrated or empty. Defaults to a private
+	// durable server in a temporary directory.
+	DatabaseURL string
+	// Dir is where files are made and removed: its disk is what durable commits wait for. Defaults to
+	// the system's directory for temporary files.
+	Dir string
+	// Progress is told how far the work is. Defaults to nobody.
+	Progress Progress
+}
+
+// Progress shows how far a piece of work is. Pieces do not overlap.
+type Progress interface {
+	Start(what string, total int64)
+	Add(n int64)
+	End()
+}
+
+type noProgress struct{}
+
+func (noProgress) Start(string, int64) {}
+func (noProgress) Add(int64)           {}
+func (noProgress) End()                {}
+
+func (c Config) withDefaults() Config {
+	if c.Nodes <= 0 {
+		c.Nodes = 1_000_000
+	}
+	if c.Time <= 0 {
+		c.Time = 5 * time.Second
+	}
+	if c.Progress == nil {
+		c.Progress = noProgress{}
+	}
+	return c
+}
+
+// Section is what was measured of one part of the engine.
+type Section struct {
+	Name    string   `json:"name"`
+	Engine  string   `json:"engine,omitempty"` // version of the database
+	Results []Result `json:"results"`
+	Growth  []Growth `json:"growth,omitempty"`
+}
+
+// Result is one measure. Limit and Engine are medians in Unit.
+type Result struct {
+	Name   string  `json:"name"`
+	Unit   string  `json:"unit"`
+	Limit  float64 `json:"limit,omitempty"` // 0 where nothing is compared with
+	Of     string  `json:"of,omitempty"`    // what the limit is
+	Engine float64 `json:"engine"`
+	Ratio  float64 `json:"ratio,omitempty"` // Engine / Limit
+	// Target is the greatest good Ratio or, where there is no limit, the greatest good Engine; 0 where
+	// none was set.
+	Target  float64 `json:"target,omitempty"`
+	Reached bool    `json:"reached"`
+	Rounds  int     `json:"rounds"`
+}
+
+// Units.
+const (
+	nsPerOp      = "ns/op"
+	bytesPerNode = "B/node"
+)
+
+// comparison makes the result of a race of two.
+func comparison(name, of string, target float64, medians []float64, rounds int) Result {
+	ratio := medians[1] / medians[0]
+	return Result{
+		Name: name, Unit: nsPerOp, Limit: medians[0], Of: of, Engine: medians[1], Ratio: ratio,
+		Target: target, Reached: target == 0 || ratio <= target, Rounds: rounds,
+	}
+}
+
+// absolute makes the result of a measure that is compared with nothing but its target.
+func absolute(name, unit string, target, engine float64, rounds int) Result {
+	return Result{
+		Name: name, Unit: unit, Engine: engine, Target: target, Reached: target == 0 || engine <= target, Rounds: rounds,
+	}
+}
+
+// Growth is one measure at several sizes.
+type Growth struct {
+	Name   string  `json:"name"`
+	Of     string  `json:"of"` // what grows
+	Unit   string  `json:"unit"`
+	Expect string  `json:"expect"` // what the design promises
+	Points []Point `json:"points"`
+}
+
+// Point is the cost at one size.
+type Point struct {
+	Size  int     `json:"size"`
+	Value float64 `json:"value"`
+	Times float64 `json:"times"` // the value of the first point
+}
+
+func growth(name, of, expect string, sizes []int, medians []float64) Growth {
+	g := Growth{Name: name, Of: of, Unit: nsPerOp, Expect: expect}
+	for i, size := range sizes {
+		g.Points = append(g.Points, Point{size, medians[i], medians[i] / medians[0]})
+	}
+	return g
+}
+
+// contender is one of those that take turns.
+type contender struct {
+	ops     int          // of one round
+	prepare func() error // makes the next round's work; not measured, may be nil
+	run     func() error // does it
+}
+
+// minRounds is the least number of rounds that count.
+const minRounds = 5
+
+// race runs the contenders in turn and returns the median of each, in nanoseconds an operation, and
+// the number of rounds.
+func (c *Config) race(ctx context.Context, what string, contenders ...contender) ([]float64, int, error) {
+	total := int64(c.Time)
+	if c.Rounds > 0 {
+		total = int64(c.Rounds)
+	}
+	c.Progress.Start(what, total)
+	defer c.Progress.End()
+	samples := make([][]float64, len(contenders))
+	var spent time.Duration
+	for round := 0; round == 0 || c.more(round-1, spent); round++ {
+		var took time.Duration
+		for i := range contenders {
+			d, err := contenders[i].measure(ctx)
+			if err != nil {
+				return nil, 0, err
+			}
+			took += d
+			if round > 0 {
+				samples[i] = append(samples[i], float64(d)/float64(contenders[i].ops))
+			}
+		}
+		if round == 0 {
+			continue
+		}
+		spent += took
+		if c.Rounds > 0 {
+			took = 1
+		}
+		c.Progress.Add(int64(took))
+	}
+	medians := make([]float64, len(contenders))
+	for i := range samples {
+		medians[i] = median(samples[i])
+	}
+	return medians, len(samples[0]), nil
+}
+
+// more reports whether there is another round after those that were done and took so long.
+func (c *Config) more(done int, spent time.Duration) bool {
+	if c.Rounds > 0 {
+		return done < c.Rounds
+	}
+	return done < minRounds || spent < c.Time
+}
+
+func (c *contender) measure(ctx context.Context) (time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if c.prepare != nil {
+		if err := c.prepare(); err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	err := c.run()
+	return time.Since(start), err
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}

@@ -1,0 +1,73 @@
+package bench
+
+import (
+	"context"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// sqlSizes races one measure in rooms of several sizes.
+func (d *database) sqlSizes(ctx context.Context, c *Config, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
+	var contenders []contender
+	for _, size := range sizes {
+		contender, err := room(size)
+		if err != nil {
+			return g, err
+		}
+		contenders = append(contenders, contender)
+	}
+	if err := d.settle(ctx); err != nil {
+		return g, err
+	}
+	medians, _, err := c.race(ctx, "sql: "+g.Name, contenders...)
+	if err != nil {
+		return g, err
+	}
+	return growth(g.Name, g.Of, g.Expect, sizes, medians), nil
+}
+
+func sqlByNodes(ctx context.Context, c *Config, d *database) (Growth, error) {
+	g := Growth{Name: "80 % creates, 20 % moves in order, 1,000 a call", Of: "nodes", Expect: "as the depth of the tree and its indexes"}
+	return d.sqlSizes(ctx, c, g, c.roomSizes(), func(nodes int) (contender, error) {
+		r, err := d.newRoom(ctx, c, eighths, nodes, 0)
+		return r.batches(ctx, r.mixed), err
+	})
+}
+
+// sqlByDepth moves a folder back and forth below the lowest node of a chain.
+func sqlByDepth(ctx context.Context, c *Config, d *database) (Growth, error) {
+	g := Growth{Name: "a move of a folder to the end of a chain, one a call", Of: "depth", Expect: "proportional to depth"}
+	return d.sqlSizes(ctx, c, g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
+		r, err := d.newRoom(ctx, c, chain, depth, 0)
+		if err != nil {
+			return contender{}, err
+		}
+		folder, child := depth, depth+1
+		err = r.apply(ctx, []moveop.Op{r.move(folder, -1), r.move(child, folder)})
+		one := r.singles(ctx, func() []moveop.Op { return []moveop.Op{r.move(folder, depth-1)} })
+		one.ops = 1
+		return one, err
+	})
+}
+
+func sqlBySiblings(ctx context.Context, c *Config, d *database) (Growth, error) {
+	g := Growth{Name: "a move among siblings, 1,000 a call", Of: "siblings", Expect: "as its indexes"}
+	return d.sqlSizes(ctx, c, g, c.roomSizes(), func(nodes int) (contender, error) {
+		r, err := d.newRoom(ctx, c, flat, nodes, 0)
+		return r.batches(ctx, r.shuffle), err
+	})
+}
+
+// sqlByLog moves anything to anywhere, late by the length of a log of creates and moves.
+func sqlByLog(ctx context.Context, c *Config, d *database) (Growth, error) {
+	g := Growth{Name: "a late move of any node, one a call, 1,000 nodes before", Of: "operations behind", Expect: "constant"}
+	const nodes = 1000
+	return d.sqlSizes(ctx, c, g, []int{10, max(c.Nodes/1000, 20), max(c.Nodes/10, 30)}, func(log int) (contender, error) {
+		r, err := d.newRoom(ctx, c, eighths, nodes, log+log/10)
+		return r.singles(ctx, func() []moveop.Op {
+			ops := each(sqlSingle, func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) })
+			r.behind(ops, int64(log))
+			return ops
+		}), err
+	})
+}

@@ -1,0 +1,81 @@
+package bench
+
+import (
+	"context"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+const growthRound = 10_000
+
+// treeSizes races one move in order in rooms of several sizes.
+func (c *Config) treeSizes(ctx context.Context, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
+	var contenders []contender
+	for _, size := range sizes {
+		contender, err := room(size)
+		if err != nil {
+			return g, err
+		}
+		contenders = append(contenders, contender)
+	}
+	medians, _, err := c.race(ctx, "tree: "+g.Name, contenders...)
+	if err != nil {
+		return g, err
+	}
+	return growth(g.Name, g.Of, g.Expect, sizes, medians), nil
+}
+
+func (c *Config) roomSizes() []int {
+	return []int{max(c.Nodes/1000, 100), max(c.Nodes/10, 200), max(c.Nodes, 300)}
+}
+
+func treeByNodes(ctx context.Context, c *Config) (Growth, error) {
+	g := Growth{Name: "a move in order", Of: "nodes", Expect: "the cost of memory that is not in a cache"}
+	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
+		r, err := newTreeRoom(folders, nodes)
+		return r.shuffles(growthRound, treeBatch), err
+	})
+}
+
+// treeByDepth moves a folder back and forth below the lowest node of a chain: it has a child, so that
+// the walk to the top cannot be left out.
+func treeByDepth(ctx context.Context, c *Config) (Growth, error) {
+	g := Growth{Name: "a move of a folder to the end of a chain", Of: "depth", Expect: "proportional to depth"}
+	return c.treeSizes(ctx, g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
+		r, err := newTreeRoom(chain, depth)
+		if err != nil {
+			return contender{}, err
+		}
+		folder, child := depth, depth+1
+		if err := r.apply([]moveop.Op{r.move(folder, -1), r.move(child, folder)}, 1); err != nil {
+			return contender{}, err
+		}
+		ops := max(1, min(growthRound, 1_000_000/depth))
+		return contender{
+			ops:     ops,
+			prepare: func() error { return r.plan(ops, func() moveop.Op { return r.move(folder, depth-1) }) },
+			run:     func() error { return r.apply(r.next, treeBatch) },
+		}, nil
+	})
+}
+
+func treeBySiblings(ctx context.Context, c *Config) (Growth, error) {
+	g := Growth{Name: "a move among siblings", Of: "siblings", Expect: "logarithmic"}
+	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
+		r, err := newTreeRoom(flat, nodes)
+		return r.shuffles(growthRound, treeBatch), err
+	})
+}
+
+func treeByLog(ctx context.Context, c *Config) (Growth, error) {
+	g := Growth{Name: "a move in order, 1,000 nodes", Of: "operations in the log", Expect: "constant"}
+	sizes := []int{max(c.Nodes/100, 1000), max(c.Nodes/10, 2000), max(c.Nodes, 3000)}
+	return c.treeSizes(ctx, g, sizes, func(log int) (contender, error) {
+		const nodes = 1000
+		r, err := newTreeRoom(folders, nodes)
+		if err != nil {
+			return contender{}, err
+		}
+		return r.shuffles(growthRound/10, treeBatch), r.grow(log-nodes, r.shuffle)
+	})
+}
