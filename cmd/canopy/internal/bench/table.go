@@ -17,7 +17,7 @@ func (s Section) Write(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "### %s\n\n", title); err != nil {
 		return err
 	}
-	rows := [][]string{{"measure", "limit", "", "engine", "times the limit", "target", "reached", "rounds"}}
+	rows := [][]string{{"measure", "compared with", "limit", "engine", "times the limit", "target", "reached", "rounds"}}
 	for _, r := range s.Results {
 		rows = append(rows, r.row())
 	}

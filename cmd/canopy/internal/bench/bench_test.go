@@ -1,0 +1,146 @@
+package bench_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/canopysync/canopy/cmd/canopy/internal/bench"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// pieces notes what was worked on.
+type pieces struct {
+	mu    sync.Mutex
+	begun []string
+	ended int
+}
+
+func (p *pieces) Start(what string, _ int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begun = append(p.begun, what)
+}
+
+func (p *pieces) Add(int64) {}
+
+func (p *pieces) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended++
+}
+
+// Every section measures all that it promises, small: what the figures are does not matter here.
+func TestSections(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name            string
+		measure         func(context.Context, bench.Config) (bench.Section, error)
+		database        bool
+		results, tables int
+	}{
+		{"tree", bench.Tree, false, 8, 4},
+		{"sqlite", bench.SQLite, false, 3, 1},
+		{"sql", bench.SQL, true, 4, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			progress := &pieces{}
+			cfg := bench.Config{Nodes: 1000, Rounds: 1, Growth: true, Dir: t.TempDir(), Progress: progress}
+			if c.database {
+				cfg.DatabaseURL = pgtest.New(t)
+			}
+			s, err := c.measure(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Name != c.name || len(s.Results) != c.results || len(s.Growth) != c.tables {
+				t.Errorf("section %s has %d results and %d tables", s.Name, len(s.Results), len(s.Growth))
+			}
+			checkFigures(t, s)
+			if len(progress.begun) == 0 || progress.ended != len(progress.begun) {
+				t.Errorf("%d of %d pieces of work ended", progress.ended, len(progress.begun))
+			}
+			if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func checkFigures(t *testing.T, s bench.Section) {
+	t.Helper()
+	for _, r := range s.Results {
+		within := r.Engine <= r.Target
+		if r.Limit > 0 {
+			within = r.Ratio <= r.Target
+			if got := r.Engine / r.Limit; got != r.Ratio {
+				t.Errorf("%s: ratio %v in place of %v", r.Name, r.Ratio, got)
+			}
+		}
+		if r.Engine <= 0 || r.Target <= 0 || r.Rounds < 1 || r.Reached != within {
+			t.Errorf("%s: %+v", r.Name, r)
+		}
+	}
+	for _, g := range s.Growth {
+		if len(g.Points) != 3 || g.Points[0].Times != 1 {
+			t.Errorf("%s: %+v", g.Name, g.Points)
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := bench.Tree(ctx, bench.Config{Nodes: 1000, Rounds: 1}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	t.Parallel()
+	s := bench.Section{
+		Name: "sql", Engine: "PostgreSQL 15",
+		Results: []bench.Result{
+			{Name: "moves", Unit: "ns/op", Of: "rows", Limit: 400, Engine: 1600, Ratio: 4, Target: 5, Reached: true, Rounds: 7},
+			{Name: "heap", Unit: "B/node", Engine: 250, Target: 200, Rounds: 3},
+		},
+		Growth: []bench.Growth{{
+			Name: "a move", Of: "depth", Unit: "ns/op", Expect: "constant",
+			Points: []bench.Point{{Size: 10, Value: 50_000, Times: 1}, {Size: 100_000, Value: 250_000_000, Times: 5000}},
+		}},
+	}
+	var b strings.Builder
+	if err := s.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := `### sql (PostgreSQL 15)
+
+| measure | compared with | limit  | engine   | times the limit | target     | reached | rounds |
+|---------|---------------|--------|----------|-----------------|------------|---------|--------|
+| moves   | rows          | 400 ns | 1.6 µs   | 4×              | ≤ 5×       | yes     | 7      |
+| heap    |               |        | 250 B/node |               | ≤ 200 B/node | no    | 3      |
+
+a move, by depth (to be: constant):
+
+| depth | 10      | 100,000 |
+|-------|---------|---------|
+| cost  | 50.0 µs | 250 ms  |
+| times | 1×      | 5000×   |
+
+`
+	if squeeze(b.String()) != squeeze(want) {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+// squeeze takes away what only makes columns equally wide.
+func squeeze(s string) string {
+	return strings.NewReplacer(" ", "", "-", "").Replace(s)
+}
