@@ -134,8 +134,18 @@ func (h *hub) apply(ctx context.Context, j *job) (wire.Applied, error) {
 		h.log.Error("the store answered for another number of ops", "ops", len(j.ops), "results", len(applied.Results))
 		return wire.Applied{}, wire.NewError(wire.CodeInternal, "internal error")
 	}
+	h.commits(applied.Head)
 	signal(h.dirty)
 	return applied, nil
+}
+
+// commits notes a head that is about to be acknowledged, though it is not relayed yet: whoever asks for
+// the head after an acknowledgement, here or over another socket, is told of at least what was
+// acknowledged.
+func (h *hub) commits(head int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.committed = max(h.committed, head)
 }
 
 // foreign refuses a job whose author's cursor belongs to another history: its ops' known means

@@ -40,7 +40,7 @@ type hub struct {
 	exists    bool
 	epoch     string
 	minSeq    int64
-	committed int64 // the newest seq that the room's row was seen with
+	committed int64 // the newest seq known to be in the log
 	relayed   int64 // the newest seq taken into the tail, which ends there
 	tail      tail
 	members   map[*session]struct{}

@@ -319,7 +319,7 @@ func (s *session) presence(msg wire.Presence) {
 
 func (s *session) ping() {
 	s.hub.mu.Lock()
-	status := wire.ServerStatus{Status: wire.Ready, Head: s.hub.relayed}
+	status := wire.ServerStatus{Status: wire.Ready, Head: s.hub.committed}
 	peers := wire.Connections{Clients: s.hub.clients()}
 	s.hub.mu.Unlock()
 	s.reply(status)
