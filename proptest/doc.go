@@ -7,7 +7,7 @@
 //
 // Random histories print their seed. Environment variables choose what runs: CANOPY_SEED is the seed
 // to repeat, CANOPY_HISTORIES how many histories to try, CANOPY_SMALL_SCOPE how many of the short lists
-// (-1 is all).
+// (-1 is all). Under the race detector a tenth of them is tried by default.
 //
 // The package knows of no implementation, so that each can run it in its own tests.
 package proptest

@@ -77,8 +77,7 @@ type Suite struct {
 	// Orders bounds the delivery orders tried of one scenario, spread evenly over all of them.
 	// Defaults to all.
 	Orders int
-	// Histories is how many random histories are tried, unless CANOPY_HISTORIES says.
-	// Defaults to 200.
+	// Histories is how many random histories are tried, unless CANOPY_HISTORIES says. Defaults to 200.
 	Histories int
 	// SmallScope is how many of the 8,478 lists of four moves over three nodes are tried in all orders
 	// of arrival, spread evenly over them, unless CANOPY_SMALL_SCOPE says. Negative is all. Defaults to 50.

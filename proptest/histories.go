@@ -60,7 +60,7 @@ func (s Suite) part(n int) (numbers []int) {
 // testHistories tries random histories, each by a seed of its own, and shrinks one that fails.
 func testHistories(t *testing.T, s Suite) {
 	seed, _ := newSeed(t)
-	numbers := s.part(envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)))
+	numbers := s.part(envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)/thin))
 	t.Logf("%d histories, CANOPY_SEED=%d", len(numbers), seed)
 	property := prop.ForAll(func(steps []step) (bool, error) {
 		err := s.tryHistory(t, steps)

@@ -61,7 +61,11 @@ func canonical(ops []moveop.Op) bool {
 // the results with the model's. No delete is corrected here, so that one result does for all orders.
 func testSmallScope(t *testing.T, s Suite) {
 	lists := smallScopeLists()
-	limit := envInt(t, "CANOPY_SMALL_SCOPE", cmp.Or(s.SmallScope, 50))
+	limit := cmp.Or(s.SmallScope, 50)
+	if limit < 0 {
+		limit = len(lists)
+	}
+	limit = envInt(t, "CANOPY_SMALL_SCOPE", limit/thin)
 	if limit < 0 || limit > len(lists) {
 		limit = len(lists)
 	}

@@ -15,8 +15,8 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	proptest.Conformance(t, proptest.Suite{
 		New:        func(testing.TB, proptest.Policy) proptest.Engine { return engine{tree.New()} },
-		Histories:  2000,
-		SmallScope: 2000,
+		Histories:  4000,
+		SmallScope: -1,
 	})
 }
 
