@@ -33,6 +33,7 @@ type grammar struct {
 	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
 
 	Bench   benchCmd   `cmd:"" group:"more" help:"Measure the engine against physical limits."`
+	Demo    demoCmd    `cmd:"" group:"more" help:"Watch three people edit one tree, partly offline."`
 	Version versionCmd `cmd:"" group:"more" help:"Print the version and how it was built."`
 }
 

@@ -46,3 +46,6 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 type interrupted struct{ signal os.Signal }
 
 func (i interrupted) Error() string { return i.signal.String() }
+
+// Is makes it the same to callers whether a library returns the context's error or its cause.
+func (interrupted) Is(target error) bool { return target == context.Canceled }

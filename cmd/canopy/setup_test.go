@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/canopysync/canopy/bootstrap"
 	"github.com/canopysync/canopy/pgfuncs"
@@ -18,7 +19,16 @@ import (
 	"github.com/canopysync/canopy/realtime"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+// beMain is the environment variable that makes the test binary the program itself, so that tests of
+// the program as a process need no build of their own, and have the race detector in it.
+const beMain = "CANOPY_TEST_BE_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beMain) != "" {
+		main()
+	}
+	pgtest.Main(m)
+}
 
 // world is both services, on a database of their own.
 type world struct {
@@ -151,6 +161,7 @@ type cable struct {
 
 	mu      sync.Mutex // guards what follows
 	cut     bool
+	left    int // connections to let through before it is cut by itself; negative for no limit
 	conns   map[net.Conn]struct{}
 	running sync.WaitGroup
 }
@@ -162,7 +173,7 @@ func newCable(t testing.TB, url string) (*cable, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cable{target: strings.TrimPrefix(url, "http://"), ln: ln, conns: map[net.Conn]struct{}{}}
+	c := &cable{target: strings.TrimPrefix(url, "http://"), ln: ln, left: -1, conns: map[net.Conn]struct{}{}}
 	c.running.Go(c.accept)
 	t.Cleanup(func() {
 		_ = ln.Close()
@@ -207,9 +218,10 @@ func (c *cable) forward(near net.Conn) {
 func (c *cable) hold(conns ...net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cut {
+	if c.cut || c.left == 0 {
 		return false
 	}
+	c.left--
 	for _, conn := range conns {
 		c.conns[conn] = struct{}{}
 	}
@@ -235,8 +247,49 @@ func (c *cable) pull() {
 	}
 }
 
+// limit lets n more connections through.
+func (c *cable) limit(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = n
+}
+
 func (c *cable) plug() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = false
+}
+
+// outputLines collects output by line, for a test that waits for it.
+type outputLines struct {
+	lockedBuffer
+	grown chan struct{} // one element when something was written since it was last empty
+}
+
+func newLines() *outputLines { return &outputLines{grown: make(chan struct{}, 1)} }
+
+func (l *outputLines) Write(p []byte) (int, error) {
+	n, err := l.lockedBuffer.Write(p)
+	select {
+	case l.grown <- struct{}{}:
+	default:
+	}
+	return n, err
+}
+
+// wait returns the first n lines, when they are there.
+func (l *outputLines) wait(t testing.TB, n int) []string {
+	t.Helper()
+	timeout := time.NewTimer(time.Minute)
+	defer timeout.Stop()
+	for {
+		if all := strings.SplitAfter(l.String(), "\n"); len(all) > n {
+			return all[:n]
+		}
+		select {
+		case <-l.grown:
+		case <-timeout.C:
+			t.Fatalf("not %d lines in %q", n, l.String())
+		}
+	}
 }

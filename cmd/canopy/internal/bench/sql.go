@@ -133,23 +133,19 @@ func sqlLate(ctx context.Context, c *Config, d *database) (results []Result, err
 		return nil, err
 	}
 	anything := func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) }
-	near := r.singles(ctx, func() []moveop.Op {
-		ops := each(sqlSingle, anything)
-		r.behind(ops, 10)
-		return ops
-	})
-	far := r.singles(ctx, func() []moveop.Op {
-		ops := append([]moveop.Op(nil), r.next...) // the same again
-		r.tick += int64(len(ops))
-		r.behind(ops, distance)
-		return ops
-	})
+	late := func(distance int64) contender {
+		return r.singles(ctx, func() []moveop.Op {
+			ops := each(sqlSingle, anything)
+			r.behind(ops, distance)
+			return ops
+		})
+	}
 	name := fmt.Sprintf("one move of any node, late by %s, %s nodes", count(int(distance)), count(nodes))
-	medians, rounds, err := c.race(ctx, name, near, far)
+	medians, rounds, err := c.race(ctx, name, late(10), late(distance))
 	if err != nil {
 		return nil, err
 	}
-	results = append(results, comparison(name, "the same, late by 10", 2, medians, rounds))
+	results = append(results, comparison(name, "one like it, late by 10", 2, medians, rounds))
 
 	inOrder := r.batches(ctx, r.mixed)
 	offline := r.batches(ctx, r.mixed)

@@ -156,7 +156,7 @@ func treeLate(ctx context.Context, c *Config) (results []Result, err error) {
 		}
 		far := contender{
 			ops:     lateRound,
-			prepare: func() error { return r.planLateAgain(int64(log)) },
+			prepare: func() error { return r.planLate(each(lateRound, pick), int64(log)) },
 			run:     near.run,
 		}
 		name := fmt.Sprintf("one move of %s, late by %s, %s nodes", kind.name, count(log), count(nodes))
@@ -164,7 +164,7 @@ func treeLate(ctx context.Context, c *Config) (results []Result, err error) {
 		if err != nil {
 			return nil, err
 		}
-		results = append(results, comparison(name, "the same, late by 10", 3, medians, rounds))
+		results = append(results, comparison(name, "one like it, late by 10", 3, medians, rounds))
 	}
 	return results, nil
 }
@@ -174,12 +174,6 @@ func (r *treeRoom) planLate(ops []moveop.Op, distance int64) error {
 	r.behind(ops, distance)
 	runtime.GC()
 	return nil
-}
-
-// planLateAgain plans the moves of the last round, at another distance.
-func (r *treeRoom) planLateAgain(distance int64) error {
-	r.tick += int64(len(r.next)) // as if they had been made again
-	return r.planLate(append([]moveop.Op(nil), r.next...), distance)
 }
 
 // treeMemory is the heap of a room whose nodes were moved once.
