@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/canopysync/canopy/moveop"
-	"github.com/canopysync/canopy/tree"
 )
 
 var (
@@ -22,7 +21,10 @@ var (
 func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 	var fresh []moveop.Op
 	seen := map[moveop.Timestamp]int{} // where in fresh
-	last := t.meta.last()
+	logged, err := t.findAll(ops)
+	if err != nil {
+		return false, err
+	}
 	for i := range ops {
 		op := &ops[i]
 		if op.TS.IsZero() || op.Kind == moveop.Move && op.Node.IsReserved() {
@@ -34,14 +36,11 @@ func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 			}
 			continue
 		}
-		if !last.Before(op.TS) {
-			settled, err := t.settle(op)
-			if err != nil {
+		if known, ok := logged[op.TS]; ok {
+			if err := t.settle(&known, op); err != nil {
 				return false, err
 			}
-			if settled {
-				continue
-			}
+			continue
 		}
 		foreign = foreign || op.TS.Replica() == t.meta.replica
 		seen[op.TS] = len(fresh)
@@ -63,39 +62,32 @@ func (t *txn) accept(ts moveop.Timestamp) {
 
 // add logs operations that are not in the log.
 func (t *txn) add(ops []moveop.Op) error {
-	moves := make([]moveop.Op, 0, len(ops))
+	moves, sets := make([]moveop.Op, 0, len(ops)), []moveop.Op(nil)
 	for i := range ops {
 		if ops[i].Kind == moveop.Move {
 			moves = append(moves, ops[i])
-			continue
-		}
-		if err := t.addSet(&ops[i]); err != nil {
-			return err
+		} else {
+			sets = append(sets, ops[i])
 		}
 	}
-	if len(moves) == 0 {
-		return nil
+	if err := t.addSets(sets); err != nil {
+		return err
 	}
-	return tree.Replay(moveLog{t}, moves)
+	return t.addMoves(moves)
 }
 
-// settle records what the server says about an operation that is in the log; ok is false where it is
-// not.
-func (t *txn) settle(op *moveop.Op) (ok bool, err error) {
-	logged, ok, err := t.find(op.TS)
-	if err != nil || !ok {
-		return false, err
-	}
+// settle records what the server says about an operation that is in the log.
+func (t *txn) settle(logged, op *moveop.Op) error {
 	if !logged.SameBody(*op) {
-		return false, fmt.Errorf("%w: %s", errConflict, op.TS)
+		return fmt.Errorf("%w: %s", errConflict, op.TS)
 	}
 	if logged.Seq == op.Seq {
-		return true, nil
+		return nil
 	}
-	if err := t.number(&logged, op.Seq); err != nil {
-		return false, err
+	if err := t.number(logged, op.Seq); err != nil {
+		return err
 	}
-	return true, t.unqueue(op.TS)
+	return t.unqueue(op.TS)
 }
 
 // number gives a logged operation its seq.

@@ -222,22 +222,6 @@ func (l moveLog) takeMove(ts moveop.Timestamp) (p placement, err error) {
 	return p, err
 }
 
-// addSet logs a new set: the last writer wins.
-func (t *txn) addSet(op *moveop.Op) error {
-	now, written, err := t.write(op.Node, op.Key)
-	switch {
-	case err != nil:
-		return err
-	case written && op.TS.Before(now.TS):
-		t.count(op)
-		return t.insertSet(op)
-	case written:
-		return t.supersede(&now, op)
-	}
-	t.count(op)
-	return t.putValue(op)
-}
-
 // supersede logs a set that is newer than the current write of its property.
 func (t *txn) supersede(now, op *moveop.Op) error {
 	t.count(op)

@@ -66,7 +66,7 @@ func exercise(t *testing.T, c *Client) {
 		if _, err := tx.merge([]moveop.Op{late}); err != nil {
 			return err
 		}
-		if _, err := tx.settle(&moveop.Op{TS: tx.meta.issued}); err == nil {
+		if _, err := tx.merge([]moveop.Op{{TS: tx.meta.issued}}); err == nil {
 			t.Error("an operation without a body was taken for another one")
 		}
 		if err := tx.number(&late, 1); err != nil {
