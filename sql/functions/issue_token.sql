@@ -1,0 +1,14 @@
+-- issue_token: notes a token that is being issued, so that it can be listed and revoked.
+-- Arguments: the token's id (jti), subject, room grants, and when it was issued and expires.
+-- Locks: none beyond the inserted row. Errors: 23505 the id is taken; 23514 an id out of bounds.
+-- Not idempotent: an id is issued once. Forgets tokens that expired more than 90 days ago.
+create function canopy.issue_token(
+  p_token_id text, p_subject text, p_rooms jsonb, p_issued_at timestamptz, p_expires_at timestamptz)
+returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from canopy.issued_tokens where expires_at < now() - interval '90 days';
+  insert into canopy.issued_tokens (token_id, subject, rooms, issued_at, expires_at)
+  values (p_token_id, p_subject, p_rooms, p_issued_at, p_expires_at)
+$$;
