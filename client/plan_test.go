@@ -23,7 +23,9 @@ func TestQueryPlans(t *testing.T) {
 	exercise(t, c)
 	check := func(s *session) error {
 		for query := range s.stmts {
-			checkPlan(t, s, query)
+			if fields := strings.Fields(query); len(fields) > 2 { // not BEGIN and the like
+				checkPlan(t, s, query)
+			}
 		}
 		return nil
 	}

@@ -134,7 +134,7 @@ func (st *store) update(ctx context.Context, origin Origin, fn func(t *txn) erro
 	}
 	defer st.release()
 	s := st.file.writer
-	if err := s.script("BEGIN IMMEDIATE"); err != nil {
+	if _, err := s.exec("BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	committed := false
@@ -169,7 +169,8 @@ func (t *txn) finish(before *meta) error {
 			return err
 		}
 	}
-	return t.script("COMMIT")
+	_, err := t.exec("COMMIT")
+	return err
 }
 
 // rollback leaves clock readings that were issued unused, unless the clock itself was replaced.
@@ -205,10 +206,13 @@ func (st *store) view(ctx context.Context, fn func(s *session) error) (err error
 			return fmt.Errorf("open replica file: %w", err)
 		}
 	}
-	if err := s.script("BEGIN"); err != nil {
+	if _, err := s.exec("BEGIN"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.script("ROLLBACK")) }()
+	defer func() {
+		_, end := s.exec("ROLLBACK")
+		err = errors.Join(err, end)
+	}()
 	return fn(s)
 }
 
