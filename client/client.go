@@ -35,6 +35,14 @@ type Options struct {
 	// Synchronous says what an edit survives. Defaults to SynchronousFull.
 	Synchronous Synchronous
 
+	// UndoLimit bounds the history of Undo, in changes: each node placed and each property written by
+	// one step counts once. The oldest steps are forgotten first; an edit with more changes than that
+	// cannot be undone, and empties the history. Defaults to 10,000; negative means to keep none.
+	UndoLimit int
+	// UndoPause joins edits that follow each other within this time into one step of Undo. Zero means
+	// that each Edit is a step.
+	UndoPause time.Duration
+
 	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
 	// the other with every failure. Default to 500 ms and 30 s.
 	RetryMin, RetryMax time.Duration
@@ -53,6 +61,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Synchronous == "" {
 		o.Synchronous = SynchronousFull
+	}
+	if o.UndoLimit == 0 {
+		o.UndoLimit = 10_000
 	}
 	if o.RetryMin <= 0 {
 		o.RetryMin = 500 * time.Millisecond
@@ -131,7 +142,7 @@ func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	st, err := openStore(path, opts)
+	st, err := openStore(ctx, path, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
@@ -147,7 +158,7 @@ func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	return c, nil
 }
 
-func openStore(path string, opts Options) (*store, error) {
+func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 	fresh, err := freshMeta(opts.Room, opts.Random)
 	if err != nil {
 		return nil, err
@@ -157,7 +168,7 @@ func openStore(path string, opts Options) (*store, error) {
 		return nil, err
 	}
 	st := &store{
-		file: file, now: opts.Now, random: opts.Random,
+		file: file, now: opts.Now, random: opts.Random, undo: undoOptions{opts.UndoLimit, opts.UndoPause},
 		writing: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	m := &meta{}
@@ -173,6 +184,10 @@ func openStore(path string, opts Options) (*store, error) {
 	st.meta.Store(m)
 	st.startClock(m)
 	st.release()
+	// The history may have been kept under a higher limit.
+	if err := st.update(context.WithoutCancel(ctx), Local, (*txn).trim); err != nil {
+		return nil, errors.Join(err, file.close())
+	}
 	return st, nil
 }
 

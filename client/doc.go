@@ -21,6 +21,12 @@
 // passed to, and that function must not call Edit of the same Client. One process has the file open
 // at a time: see ErrLocked.
 //
+// # Undo
+//
+// Undo and Redo go back and forth through what was edited here, by new operations. The history is in
+// the file. It names what a step left behind by the operation that did it, and takes back only what
+// is still there: never somebody else's change. See Client.Undo.
+//
 // # Sync
 //
 // The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new

@@ -12,7 +12,8 @@ import (
 // the function that it was passed to, and not safe for concurrent use.
 type Tx struct {
 	View
-	t *txn
+	t    *txn
+	undo recorder
 }
 
 // Edit runs fn in one transaction: all of what it does is visible at once and kept (see
@@ -21,10 +22,14 @@ type Tx struct {
 // wait for anything, and must not call Edit.
 func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 	err := c.store.update(ctx, Local, func(t *txn) error {
-		if err := fn(&Tx{View{t.session, ctx}, t}); err != nil {
+		tx := &Tx{View: View{t.session, ctx}, t: t, undo: recorder{limit: c.opts.UndoLimit}}
+		if err := fn(tx); err != nil {
 			return err
 		}
-		return ctx.Err()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return t.remember(&tx.undo)
 	})
 	if err == nil {
 		c.wake()
@@ -63,7 +68,7 @@ func (tx *Tx) CreateRun(parent moveop.NodeID, at Position, n int) ([]moveop.Node
 		if nodes[i], err = moveop.NewNodeID(tx.t.store.now().UnixMilli(), tx.t.store.random); err != nil {
 			return nil, err
 		}
-		if err := tx.place(nodes[i], parent, keys[i]); err != nil {
+		if err := tx.put(nodes[i], parent, keys[i], version{}); err != nil {
 			return nil, err
 		}
 	}
@@ -173,23 +178,40 @@ func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
 	if err != nil || written && string(now.Value) == string(compact) || !written && string(compact) == "null" {
 		return err
 	}
-	op := moveop.Op{Kind: moveop.Set, Node: id, Key: key, Value: compact}
+	return tx.write(&now, written, compact)
+}
+
+// write makes the set operation; now is the property's current write, if there is one.
+func (tx *Tx) write(now *moveop.Op, written bool, value json.RawMessage) error {
+	op := moveop.Op{Kind: moveop.Set, Node: now.Node, Key: now.Key, Value: value}
 	if err := tx.stamp(&op); err != nil {
 		return err
 	}
+	tx.undo.record(&op, version{ts: now.TS, text: string(now.Value)})
 	if written {
-		return tx.t.supersede(&now, &op)
+		return tx.t.supersede(now, &op)
 	}
 	tx.t.count(&op)
 	return tx.t.putValue(&op)
 }
 
-// place makes the move operation. The caller has checked that it makes no cycle.
+// place makes the move operation for a node that may have a place. The caller has checked that it
+// makes no cycle.
 func (tx *Tx) place(id, parent moveop.NodeID, orderKey string) error {
+	now, _, err := tx.t.placement(id)
+	if err != nil {
+		return err
+	}
+	return tx.put(id, parent, orderKey, now.version())
+}
+
+// put is place for a node of which it is known where it was.
+func (tx *Tx) put(id, parent moveop.NodeID, orderKey string, was version) error {
 	op := moveop.Op{Kind: moveop.Move, Node: id, Parent: parent, OrderKey: orderKey}
 	if err := tx.stamp(&op); err != nil {
 		return err
 	}
+	tx.undo.record(&op, was)
 	return moveLog{tx.t}.Add(op, true)
 }
 

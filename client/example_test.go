@@ -68,3 +68,32 @@ func TestReadmeShowsTheExample(t *testing.T) {
 		t.Error("README.md does not have the function garden of this file")
 	}
 }
+
+// Undo takes back one's own last edit, and Redo does it again.
+func ExampleClient_Undo() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "canopy")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	err = c.Edit(ctx, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", "My garden") })
+	if err != nil {
+		log.Fatal(err)
+	}
+	undone, err := c.Undo(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, titled, err := c.Value(ctx, moveop.Root, "title")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(undone.Done), "undone,", len(undone.Skipped), "skipped; titled:", titled, "redo:", c.CanRedo())
+	// Output: 1 undone, 0 skipped; titled: false redo: true
+}

@@ -61,7 +61,30 @@ func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile,
 	if err != nil {
 		return nil, fmt.Errorf("open replica file: %w", err)
 	}
+	if err := upgrade(f.writer); err != nil {
+		return nil, fmt.Errorf("upgrade replica file: %w", err)
+	}
 	return f, nil
+}
+
+// upgrade brings a file of an earlier version up to date, in one transaction.
+func upgrade(s *session) error {
+	var version int
+	if err := s.once(`PRAGMA user_version`, &version); err != nil || version == schemaVersion {
+		return err
+	}
+	if version < 1 || version > schemaVersion {
+		return fmt.Errorf("%w: version %d", ErrCorrupt, version)
+	}
+	statements := []string{"BEGIN IMMEDIATE"}
+	for ; version < schemaVersion; version++ {
+		statements = append(statements, upgrades[version]...)
+	}
+	statements = append(statements, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion), "COMMIT")
+	if err := s.script(statements...); err != nil {
+		return errors.Join(err, s.script("ROLLBACK"))
+	}
+	return nil
 }
 
 // lockFile takes the lock that keeps others out for as long as the session is open: an exclusive
@@ -146,7 +169,7 @@ func writeDraft(path string, fresh meta) (err error) {
 	err = s.script("BEGIN",
 		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
 		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
-		createMeta, createOutbox)
+		createMeta, createOutbox, addReason, createOwn, createUndoGroups, createUndo)
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func (t *txn) rename() error {
 	}
 	t.meta.replica = replica
 	t.store.startClock(&t.meta)
-	return nil
+	return t.own(replica)
 }
 
 // strangers reports whether the outbox has operations under another replica's id than ours.
@@ -187,13 +187,16 @@ func (t *txn) restamp() error {
 	if _, err := t.exec(`DELETE FROM outbox`); err != nil {
 		return err
 	}
+	renamed := make(map[moveop.Timestamp]moveop.Timestamp, len(all))
 	t.store.clock = moveop.NewClock(t.meta.replica, t.meta.accepted, t.store.now)
 	t.store.clock.SetOffset(t.meta.offset)
 	for i := range all {
 		op := &all[i].op
+		was := op.TS
 		if op.TS, err = t.store.clock.Next(); err != nil {
 			return err
 		}
+		renamed[was] = op.TS
 		var refused any
 		if all[i].refused.Valid {
 			refused = all[i].refused.String
@@ -205,5 +208,8 @@ func (t *txn) restamp() error {
 		ops[i] = *op
 	}
 	t.changes.all()
-	return t.add(ops)
+	if err := t.add(ops); err != nil {
+		return err
+	}
+	return t.renameVersions(renamed)
 }

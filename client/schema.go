@@ -3,7 +3,7 @@ package client
 // applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
 const (
 	applicationID = 0x434e5059
-	schemaVersion = 1
+	schemaVersion = 2
 )
 
 // The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
@@ -15,7 +15,9 @@ const (
 //   - outbox: what was made here and is not acknowledged yet, in the order in which it is pushed, with
 //     the local transaction that made it and, where the server refused it for good, why. Its
 //     operations are in the tables above too.
-//   - meta: one row, see type meta.
+//   - meta: one row, see type meta;
+//   - own: the replica ids that this file has gone by, as the last 8 bytes of their timestamps;
+//   - undo_groups, undo: what Undo and Redo go back and forth by, see type undoStep.
 //
 // The first three are the sections of a snapshot.
 const (
@@ -42,6 +44,22 @@ const (
 		edit INTEGER NOT NULL, refused TEXT
 	) WITHOUT ROWID`
 
+	// addReason is what the server said about a refused operation, in words.
+	addReason = `ALTER TABLE outbox ADD COLUMN reason TEXT NOT NULL DEFAULT ''`
+
+	createOwn = `CREATE TABLE own (replica BLOB PRIMARY KEY) WITHOUT ROWID`
+
+	createUndoGroups = `CREATE TABLE undo_groups (
+		grp INTEGER PRIMARY KEY, undone INTEGER NOT NULL, ended INTEGER NOT NULL, steps INTEGER NOT NULL
+	)`
+
+	createUndo = `CREATE TABLE undo (
+		grp INTEGER NOT NULL, kind INTEGER NOT NULL, node BLOB NOT NULL, key TEXT NOT NULL,
+		n INTEGER NOT NULL, state INTEGER NOT NULL, created INTEGER NOT NULL,
+		ts BLOB NOT NULL, other_ts BLOB, other_parent BLOB, other_text TEXT,
+		PRIMARY KEY (grp, kind, node, key)
+	) WITHOUT ROWID`
+
 	createMeta = `CREATE TABLE meta (
 		id INTEGER PRIMARY KEY CHECK (id = 1),
 		room TEXT NOT NULL, replica INTEGER NOT NULL,
@@ -51,6 +69,15 @@ const (
 		digest_ops INTEGER NOT NULL, digest_log INTEGER NOT NULL, digest_state INTEGER NOT NULL
 	)`
 )
+
+// upgrades are the statements that bring a file of an earlier version, the index, one version further.
+var upgrades = [schemaVersion][]string{
+	1: {
+		addReason, createOwn, createUndoGroups, createUndo,
+		// Timestamps in the outbox may be under an earlier id than the one in meta.
+		`INSERT INTO own SELECT unhex(format('%016x', replica)) FROM meta UNION SELECT substr(ts, 9) FROM outbox`,
+	},
+}
 
 // indexNames are the endings of the names of indexes. Two sets take turns, because the tables of a
 // snapshot are renamed when they take the place of the old ones, and indexes cannot be.

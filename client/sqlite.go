@@ -102,6 +102,11 @@ func (s *session) row(query string, args []any, dest ...any) (ok bool, err error
 	return err == nil, storageError(err)
 }
 
+// once reads the row of a query that is not worth keeping prepared.
+func (s *session) once(query string, dest ...any) error {
+	return storageError(s.conn.QueryRowContext(context.Background(), query).Scan(dest...))
+}
+
 // each calls fn for every row of a query. Fn must not use the session.
 func (s *session) each(query string, args []any, fn func(rows *sql.Rows) error) error {
 	stmt, err := s.prepared(query)

@@ -30,6 +30,8 @@ type meta struct {
 	refused int64 // of these, those that the server refused for good
 
 	digest moveop.Digest // of everything in the log, pending operations included
+
+	history history // what the undo tables hold; not in the row
 }
 
 // last is the greatest timestamp that the log can hold.
@@ -54,7 +56,7 @@ func (m *meta) load(s *session) error {
 	}
 	m.replica, m.offset = moveop.ReplicaID(replica), time.Duration(offset)*time.Millisecond
 	m.digest.Log, m.digest.State = uint64(log), uint64(state)
-	return nil
+	return m.history.load(s)
 }
 
 // insert writes the row of a new file; save fills in what is not zero.
@@ -64,7 +66,16 @@ func (m *meta) insert(s *session) error {
 	if err != nil {
 		return err
 	}
+	if err := s.own(m.replica); err != nil {
+		return err
+	}
 	return m.save(s)
+}
+
+// own notes an id that this replica goes by.
+func (s *session) own(replica moveop.ReplicaID) error {
+	_, err := s.exec(`INSERT INTO own VALUES (?) ON CONFLICT DO NOTHING`, replicaBytes(replica))
+	return err
 }
 
 func (m *meta) save(s *session) error {
@@ -85,7 +96,8 @@ type store struct {
 	closed  chan struct{} // closed when no new transaction may begin
 	clock   *moveop.Clock
 	now     func() time.Time
-	random  io.Reader            // used by the holder of the token
+	random  io.Reader // used by the holder of the token
+	undo    undoOptions
 	meta    atomic.Pointer[meta] // as last committed; replaced, never changed
 	publish func(Event)          // called in commit order
 }
