@@ -2,9 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
@@ -15,11 +17,10 @@ import (
 const draftPrefix = "draft_"
 
 const (
-	// chunkRows is how many rows are decoded before the writer is taken for one transaction: edits go
-	// on in between.
-	chunkRows = 16384
-	// insertRows is how many rows one statement inserts.
-	insertRows = 128
+	// chunkRows is how many rows are written in one transaction: edits go on in between.
+	chunkRows = 8192
+	// chunksAhead is how many such chunks may be decoded and not yet written, each of a few megabytes.
+	chunksAhead = 1
 )
 
 // loader brings a snapshot into the draft tables and swaps them in.
@@ -92,18 +93,17 @@ func (l *loader) prepare(ctx context.Context) error {
 	})
 }
 
+// index makes the draft's indexes. What is sorted for them does not stay in memory.
 func (l *loader) index(ctx context.Context) error {
-	return l.st.exclusively(ctx, func(s *session) error {
-		var taken bool
-		_, err := s.row(`SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?)`,
-			[]any{logTables[0].indexes[0].name + indexNames[0]}, &taken)
+	return l.unsynced(ctx, func(s *session) (err error) {
+		suffix, err := freeSuffix(s)
 		if err != nil {
 			return err
 		}
-		suffix := indexNames[0]
-		if taken {
-			suffix = indexNames[1]
+		if err := s.script("PRAGMA temp_store = FILE"); err != nil {
+			return err
 		}
+		defer func() { err = errors.Join(err, s.script("PRAGMA temp_store = MEMORY")) }()
 		for _, table := range logTables {
 			if err := s.script(table.createIndexes(draftPrefix, suffix)...); err != nil {
 				return err
@@ -113,48 +113,75 @@ func (l *loader) index(ctx context.Context) error {
 	})
 }
 
-// section loads the rows of one section, in key order as they come.
+// freeSuffix is the one of indexNames that is not in use.
+func freeSuffix(s *session) (string, error) {
+	var taken bool
+	_, err := s.row(`SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?)`,
+		[]any{logTables[0].indexes[0].name + indexNames[0]}, &taken)
+	if taken {
+		return indexNames[1], err
+	}
+	return indexNames[0], err
+}
+
+// section loads the rows of one section, in key order as they come. They are decoded in a goroutine
+// of its own, beside the writing.
 func (l *loader) section(ctx context.Context, rows *format.Rows) error {
-	next, columns := l.nodeRows(rows), 7
-	table := "nodes (node, parent, order_key, ts, seq, known, cause)"
+	next, into := l.nodeRows(rows), draftNodes
 	switch rows.Section().Tag {
 	case format.TagValues:
-		next, columns = l.valueRows(rows), 6
-		table = "vals (node, key, value, ts, seq, known)"
+		next, into = l.valueRows(rows), draftVals
 	case format.TagOps:
-		next, columns = l.opRows(rows), 11
-		table = "ops (ts, kind, node, parent, order_key, key, value, seq, known, cause, effective)"
+		next, into = l.opRows(rows), draftOps
 	}
-	for more := true; more; {
-		var args []any
-		n := 0
-		for ; n < chunkRows && more; n++ {
-			var row []any
-			if row, more = next(); !more {
-				break
-			}
-			args = append(args, row...)
-		}
-		if err := rows.Err(); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	chunks := make(chan []any, chunksAhead)
+	var decoding sync.WaitGroup
+	defer decoding.Wait()
+	defer cancel() // before the wait
+	decoding.Go(func() {
+		defer close(chunks)
+		decode(ctx, chunks, next, into.columns)
+	})
+	for args := range chunks {
+		if err := l.insert(ctx, into, args); err != nil {
 			return err
 		}
-		if n == 0 {
-			break
-		}
-		if err := l.insert(ctx, "INSERT INTO "+draftPrefix+table+" VALUES ", columns, args); err != nil {
-			return err
-		}
-		if l.rows += int64(n); l.report != nil {
+		if l.rows += int64(len(args) / into.columns); l.report != nil {
 			l.report(l.rows, max(l.total, l.rows))
 		}
 	}
-	return nil
+	return rows.Err()
 }
 
-// insert writes rows in one transaction.
-func (l *loader) insert(ctx context.Context, into string, columns int, args []any) error {
-	return l.st.exclusively(ctx, func(s *session) (err error) {
-		if err := s.script("BEGIN IMMEDIATE"); err != nil {
+// decode sends the rows in chunks.
+func decode(ctx context.Context, chunks chan<- []any, next func([]any) ([]any, bool), columns int) {
+	for more := true; more; {
+		args := make([]any, 0, chunkRows*columns)
+		for n := 0; n < chunkRows && more; n++ {
+			args, more = next(args)
+		}
+		select {
+		case chunks <- args:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+var (
+	draftNodes = newBulk("INSERT INTO "+draftPrefix+"nodes (node, "+placementColumns+") VALUES ", 7, "")
+	draftVals  = newBulk("INSERT INTO "+draftPrefix+"vals (node, key, value, ts, seq, known) VALUES ", 6, "")
+	draftOps   = newBulk("INSERT INTO "+draftPrefix+`ops
+		(ts, kind, node, parent, order_key, key, value, seq, known, cause, effective) VALUES `, 11, "")
+)
+
+// insert writes rows in one transaction, which need not be durable: what a crash leaves of a draft is
+// dropped.
+func (l *loader) insert(ctx context.Context, into *bulk, args []any) error {
+	return l.unsynced(ctx, func(s *session) (err error) {
+		if _, err := s.exec("BEGIN IMMEDIATE"); err != nil {
 			return err
 		}
 		defer func() {
@@ -162,53 +189,61 @@ func (l *loader) insert(ctx context.Context, into string, columns int, args []an
 				_ = s.script("ROLLBACK") // of no consequence: the draft is dropped
 			}
 		}()
-		one := "(?" + strings.Repeat(", ?", columns-1) + ")"
-		many := into + one + strings.Repeat(", "+one, insertRows-1)
-		for len(args) > 0 {
-			query, n := into+one, columns
-			if len(args) >= insertRows*columns {
-				query, n = many, insertRows*columns
-			}
-			if _, err := s.exec(query, args[:n]...); err != nil {
-				return err
-			}
-			args = args[n:]
+		if err := s.execBulk(into, args); err != nil {
+			return err
 		}
-		return s.script("COMMIT")
+		_, err = s.exec("COMMIT")
+		return err
 	})
 }
 
-func (l *loader) nodeRows(rows *format.Rows) func() ([]any, bool) {
-	return func() ([]any, bool) {
+// unsynced runs fn with the writer, whose commits are not synced meanwhile. The file stays whole: the
+// log of what was written is synced before it is folded in, and with every commit that follows.
+func (l *loader) unsynced(ctx context.Context, fn func(s *session) error) error {
+	return l.st.exclusively(ctx, func(s *session) (err error) {
+		var was int
+		if _, err := s.row("PRAGMA synchronous", nil, &was); err != nil {
+			return err
+		}
+		if err := s.script("PRAGMA synchronous = NORMAL"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.script(fmt.Sprintf("PRAGMA synchronous = %d", was))) }()
+		return fn(s)
+	})
+}
+
+func (l *loader) nodeRows(rows *format.Rows) func([]any) ([]any, bool) {
+	return func(args []any) ([]any, bool) {
 		var n format.NodeRow
 		if !rows.NextNode(&n) {
-			return nil, false
+			return args, false
 		}
 		op := n.Op()
 		l.add(&op)
 		l.digest.State ^= moveop.PlacementHash(op.Node, op.Parent, op.OrderKey)
-		return []any{op.Node[:], op.Parent[:], op.OrderKey, op.TS[:], op.Seq, op.Known, orNull(op.Cause)}, true
+		return append(args, op.Node[:], op.Parent[:], op.OrderKey, op.TS[:], op.Seq, op.Known, orNull(op.Cause)), true
 	}
 }
 
-func (l *loader) valueRows(rows *format.Rows) func() ([]any, bool) {
-	return func() ([]any, bool) {
+func (l *loader) valueRows(rows *format.Rows) func([]any) ([]any, bool) {
+	return func(args []any) ([]any, bool) {
 		var v format.ValueRow
 		if !rows.NextValue(&v) {
-			return nil, false
+			return args, false
 		}
 		op := v.Op()
 		l.add(&op)
 		l.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
-		return []any{op.Node[:], op.Key, string(op.Value), op.TS[:], op.Seq, op.Known}, true
+		return append(args, op.Node[:], op.Key, string(op.Value), op.TS[:], op.Seq, op.Known), true
 	}
 }
 
-func (l *loader) opRows(rows *format.Rows) func() ([]any, bool) {
-	return func() ([]any, bool) {
+func (l *loader) opRows(rows *format.Rows) func([]any) ([]any, bool) {
+	return func(args []any) ([]any, bool) {
 		var o format.OpRow
 		if !rows.NextOp(&o) {
-			return nil, false
+			return args, false
 		}
 		op := o.Op()
 		l.add(&op)
@@ -218,7 +253,7 @@ func (l *loader) opRows(rows *format.Rows) func() ([]any, bool) {
 		} else {
 			row[5], row[6], row[10] = op.Key, string(op.Value), true
 		}
-		return row, true
+		return append(args, row...), true
 	}
 }
 
@@ -268,18 +303,24 @@ func (t *txn) reapply() error {
 	if err != nil {
 		return err
 	}
-	var missing []moveop.Op
+	ops := make([]moveop.Op, len(all))
 	for i := range all {
-		logged, ok, err := t.find(all[i].op.TS)
+		ops[i] = all[i].op
+	}
+	logged, err := t.findAll(ops)
+	if err != nil {
+		return err
+	}
+	var missing []moveop.Op
+	for i := range ops {
+		known, ok := logged[ops[i].TS]
 		switch {
-		case err != nil:
-			return err
 		case !ok:
-			missing = append(missing, all[i].op)
-		case !logged.SameBody(all[i].op):
-			return fmt.Errorf("%w: %s", errConflict, logged.TS)
+			missing = append(missing, ops[i])
+		case !known.SameBody(ops[i]):
+			return fmt.Errorf("%w: %s", errConflict, known.TS)
 		default:
-			if err := t.unqueue(logged.TS); err != nil {
+			if err := t.unqueue(known.TS); err != nil {
 				return err
 			}
 		}
