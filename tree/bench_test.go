@@ -12,7 +12,7 @@ import (
 )
 
 // The benchmarks measure the tree and, in the same run, a limit that it cannot beat, and report the
-// ratio of the two.
+// ratio of the two. They are for profiles; figures, memory and growth are what canopy bench measures.
 
 // fixture makes ops with ascending times.
 type fixture struct {
@@ -219,95 +219,4 @@ func BenchmarkOfflineClient(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(1000*b.N), "ns/move")
 		})
 	}
-}
-
-// BenchmarkGrowth: one move in order, by the number of nodes, the depth and the number of siblings.
-func BenchmarkGrowth(b *testing.B) {
-	for _, n := range []int{1000, 100_000, 1_000_000} {
-		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
-			f := newFixture()
-			ids, ops := f.folders(n)
-			t := tree.New()
-			apply(b, t, ops)
-			moveAll(b, t, func() moveop.Op {
-				i := f.rng.IntN(n)
-				return f.move(ids[i], f.parent(ids, i))
-			})
-		})
-	}
-	for _, depth := range []int{10, 1000, 100_000} {
-		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
-			f := newFixture()
-			chain := f.ids(depth)
-			t, parent := tree.New(), moveop.Root
-			for _, id := range chain {
-				apply(b, t, []moveop.Op{f.move(id, parent)})
-				parent = id
-			}
-			// A node with a child of its own, so that the walk to the top cannot be left out.
-			folder, child := f.id(), f.id()
-			apply(b, t, []moveop.Op{f.move(folder, moveop.Root), f.move(child, folder)})
-			moveAll(b, t, func() moveop.Op { return f.move(folder, chain[depth-1]) })
-		})
-	}
-	for _, siblings := range []int{1000, 100_000, 1_000_000} {
-		b.Run(fmt.Sprintf("siblings=%d", siblings), func(b *testing.B) {
-			f := newFixture()
-			ids := f.ids(siblings)
-			t := tree.New()
-			for _, id := range ids {
-				apply(b, t, []moveop.Op{f.move(id, moveop.Root)})
-			}
-			moveAll(b, t, func() moveop.Op { return f.move(ids[f.rng.IntN(siblings)], moveop.Root) })
-		})
-	}
-}
-
-func moveAll(b *testing.B, t *tree.Tree, next func() moveop.Op) {
-	ops := make([]moveop.Op, 1000)
-	for b.Loop() {
-		b.StopTimer()
-		for i := range ops {
-			ops[i] = next()
-		}
-		b.StartTimer()
-		if _, err := t.Apply(ops...); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(len(ops)*b.N), "ns/move")
-}
-
-// BenchmarkMemory: the heap of a room of a million nodes that were moved once, log included.
-func BenchmarkMemory(b *testing.B) {
-	for b.Loop() {
-		bytes, nodes := heapPerNode(b, 1_000_000)
-		b.ReportMetric(bytes/nodes, "B/node")
-	}
-}
-
-func heapPerNode(t testing.TB, n int) (bytes, nodes float64) {
-	before := heap()
-	f := newFixture()
-	room := tree.New()
-	ids := f.ids(n)
-	for i, id := range ids {
-		if _, err := room.Apply(f.move(id, f.parent(ids, i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ids = nil
-	after := heap()
-	if got := room.Digest().Ops; got != int64(n) {
-		t.Fatalf("%d ops in the log", got)
-	}
-	return float64(after - before), float64(n)
-}
-
-func heap() int64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }

@@ -13,7 +13,7 @@ const chunkLen = 256
 // chunked is a sorted list in chunks: O(log n) to find, and a copy of at most a chunk (and now and
 // then of the list of chunks) to change. Appending in order leaves full chunks behind. No chunk is
 // empty. The element order is the business of the functions given to search.
-type chunked[E comparable] struct {
+type chunked[E any] struct {
 	chunks [][]E
 }
 
@@ -32,16 +32,6 @@ func (c *chunked[E]) search(before func(*E) bool) place {
 	}
 	chunk := c.chunks[k]
 	return place{k, sort.Search(len(chunk), func(i int) bool { return !before(&chunk[i]) })}
-}
-
-// find returns the place of e in a list of one chunk: looking at all elements is faster than ordering
-// a few. ok is false in a longer list.
-func (c *chunked[E]) find(e E) (p place, ok bool) {
-	if len(c.chunks) != 1 {
-		return place{}, false
-	}
-	i := slices.Index(c.chunks[0], e)
-	return place{0, i}, i >= 0
 }
 
 // at returns the element at p, or nil at the end of the list.

@@ -9,5 +9,6 @@
 // effective move. So the tree is a function of the set of operations, whatever their order of
 // arrival. There is no limit on depth: walks are loops.
 //
-// Nothing here does I/O, reads a clock or starts a goroutine. A Tree is not safe for concurrent use.
+// Nothing here does I/O, reads a clock or starts a goroutine. A Tree is not safe for concurrent
+// use, not even for reading: what is read less often is put in order when it is.
 package tree

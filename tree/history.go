@@ -1,188 +1,141 @@
 package tree
 
 import (
+	"iter"
 	"slices"
 	"sort"
 
 	"github.com/canopysync/canopy/moveop"
 )
 
-// firstPast returns the position of the first of the node's past moves that is not before ts.
-func (n *node) firstPast(ts moveop.Timestamp) int {
-	return sort.Search(len(n.past()), func(i int) bool { return !n.more.past[i].ts.Before(ts) })
+// pastMove is a move that is not its node's placement: superseded, or not effective.
+type pastMove struct {
+	ts        moveop.Timestamp
+	key       keyRef
+	parent    index
+	before    pastRef // in the chain that it is part of
+	effective bool
 }
 
-func (n *node) past() []pastMove {
-	if n.more == nil {
-		return nil
-	}
-	return n.more.past
+func newMove(ts moveop.Timestamp, key keyRef, parent index, effective bool) pastMove {
+	return pastMove{ts: ts, key: key, parent: parent, before: noPast, effective: effective}
 }
 
-// keep puts m among the past moves.
-func (n *node) keep(m pastMove) {
-	more := n.extend()
-	if more.newest.Before(m.ts) {
-		more.newest = m.ts
-		more.past = append(more.past, m)
-		return
-	}
-	more.past = slices.Insert(more.past, n.firstPast(m.ts), m)
+// pasts holds the past moves of all nodes, in the order in which they became past. So a move in order,
+// which supersedes one, writes at the end of it and to rows that it has at hand already, and to no
+// memory that was last touched when its node moved last.
+type pasts struct {
+	pages []*[pageLen]pastMove
+	count pastRef
+	free  pastRef // chain of those that became placements again
 }
 
-// effective reports whether the logged move of n at ts is.
-func (t *Tree) effective(ts moveop.Timestamp, n index) bool {
-	row := t.nodes.at(n)
-	return row.ts == ts || row.past()[row.firstPast(ts)].effective
-}
+// pastRef is the number of a past move.
+type pastRef int32
 
-// replayLog is a Tree as Replay sees it. It never fails.
-type replayLog struct{ t *Tree }
+const noPast pastRef = -1
 
-func (l replayLog) row(n moveop.NodeID) *node {
-	i := l.t.nodes.find(n)
-	if i == none {
-		return nil
-	}
-	return l.t.nodes.at(i)
-}
+func (p *pasts) at(r pastRef) *pastMove { return &p.pages[r>>pageShift][r&(pageLen-1)] }
 
-func (l replayLog) Newest() (moveop.Timestamp, error) { return l.t.newestMove, nil }
-
-func (l replayLog) NamedAsParent(n moveop.NodeID) (bool, error) {
-	row := l.row(n)
-	return row != nil && row.named, nil
-}
-
-func (l replayLog) ParentBefore(n moveop.NodeID, t moveop.Timestamp) (moveop.NodeID, bool, error) {
-	row := l.row(n)
-	if row == nil || !row.placed() {
-		return moveop.NodeID{}, false, nil
-	}
-	if row.ts.Before(t) {
-		return l.t.nodes.at(row.parent).id, true, nil
-	}
-	for i := row.firstPast(t) - 1; i >= 0; i-- {
-		if m := &row.more.past[i]; m.effective {
-			return l.t.nodes.at(m.parent).id, true, nil
-		}
-	}
-	return moveop.NodeID{}, false, nil
-}
-
-func (l replayLog) NextEffective(n moveop.NodeID, t moveop.Timestamp) (moveop.Timestamp, error) {
-	row := l.row(n)
-	if row == nil || !t.Before(row.ts) {
-		return moveop.MaxTimestamp, nil
-	}
-	for _, m := range row.past()[row.firstPast(t):] {
-		if m.effective && t.Before(m.ts) {
-			return m.ts, nil
-		}
-	}
-	return row.ts, nil
-}
-
-func (l replayLog) MovesOf(dst []Move, n moveop.NodeID, from, to moveop.Timestamp) ([]Move, error) {
-	row := l.row(n)
-	if row == nil {
-		return dst, nil
-	}
-	current := row.placed() && from.Before(row.ts) && row.ts.Before(to)
-	for _, m := range row.past()[row.firstPast(from):] {
-		if !m.ts.Before(to) {
-			break
-		}
-		if current && row.ts.Before(m.ts) {
-			dst, current = append(dst, l.move(row, row.placement())), false
-		}
-		if from.Before(m.ts) {
-			dst = append(dst, l.move(row, m))
-		}
-	}
-	if current {
-		dst = append(dst, l.move(row, row.placement()))
-	}
-	return dst, nil
-}
-
-func (l replayLog) MovesIn(dst []Move, from, to moveop.Timestamp, limit int) ([]Move, error) {
-	for e := range l.t.timeline.after(from) {
-		if limit == 0 || !e.ts.Before(to) {
-			break
-		}
-		if e.kind() == moveop.Move {
-			row := l.t.nodes.at(e.about())
-			dst = append(dst, l.move(row, row.moveAt(e.ts)))
-			limit--
-		}
-	}
-	return dst, nil
-}
-
-// moveAt returns the node's move with that timestamp, which must be in the log.
-func (n *node) moveAt(ts moveop.Timestamp) pastMove {
-	if n.ts == ts {
-		return n.placement()
-	}
-	return n.more.past[n.firstPast(ts)]
-}
-
-func (l replayLog) move(row *node, m pastMove) Move {
-	return Move{TS: m.ts, Node: row.id, Parent: l.t.nodes.at(m.parent).id, Effective: m.effective}
-}
-
-func (l replayLog) Add(op moveop.Op, effective bool) error {
-	n, p := l.t.nodes.intern(op.Node), l.t.nodes.intern(op.Parent)
-	l.t.log(op.TS, n, p)
-	l.t.settle(n, pastMove{op.TS, l.t.keys.add(op.OrderKey), p, effective})
-	return nil
-}
-
-func (l replayLog) SetEffective(m Move, effective bool) error {
-	n := l.t.nodes.find(m.Node)
-	row := l.t.nodes.at(n)
-	if row.ts == m.TS {
-		l.t.revoke(n)
-		return nil
-	}
-	i := row.firstPast(m.TS)
-	move := row.more.past[i]
-	move.effective = effective
-	row.more.past = slices.Delete(row.more.past, i, i+1)
-	l.t.settle(n, move)
-	return nil
-}
-
-// settle puts a move where it belongs: it becomes the placement if it is the node's last effective
-// one, else it joins the past.
-func (t *Tree) settle(n index, m pastMove) {
-	row := t.nodes.at(n)
-	if !m.effective || m.ts.Before(row.ts) {
-		row.keep(m)
-		return
-	}
-	if row.placed() {
-		row.keep(row.placement())
-	}
-	t.place(n, m)
-}
-
-// revoke makes the node's placement an ineffective move of the past; the effective move before it,
-// if there is one, takes its place.
-func (t *Tree) revoke(n index) {
-	row := t.nodes.at(n)
-	old := row.placement()
-	old.effective = false
-	i := row.firstPast(old.ts) - 1
-	for i >= 0 && !row.more.past[i].effective {
-		i--
-	}
-	if i < 0 {
-		t.unplace(n)
+func (p *pasts) add(m pastMove) pastRef {
+	r := p.free
+	if r != noPast {
+		p.free = p.at(r).before
 	} else {
-		t.place(n, row.more.past[i])
-		row.more.past = slices.Delete(row.more.past, i, i+1)
+		if r = p.count; r&(pageLen-1) == 0 {
+			p.pages = append(p.pages, new([pageLen]pastMove))
+		}
+		p.count++
 	}
-	row.keep(old)
+	*p.at(r) = m
+	return r
+}
+
+func (p *pasts) drop(r pastRef) {
+	p.at(r).before = p.free
+	p.free = r
+}
+
+// keep puts m among the node's past moves.
+func (t *Tree) keep(row *node, m pastMove) {
+	m.before = row.recent
+	row.recent = t.pasts.add(m)
+}
+
+// past visits the node's past moves in no useful order.
+func (t *Tree) past(row *node) iter.Seq[*pastMove] {
+	return func(yield func(*pastMove) bool) {
+		for r := row.recent; r != noPast; r = t.pasts.at(r).before {
+			if !yield(t.pasts.at(r)) {
+				return
+			}
+		}
+		if row.more == nil {
+			return
+		}
+		for _, r := range row.more.past {
+			if !yield(t.pasts.at(r)) {
+				return
+			}
+		}
+	}
+}
+
+// history is a node's past moves by timestamp.
+type history struct {
+	moves *pasts
+	refs  []pastRef
+}
+
+// history returns the node's past moves by timestamp. Those that became past since it was last wanted
+// are put in order now: each of them once, so that the cost is that of having moved so often.
+func (t *Tree) history(row *node) history {
+	if row.recent == noPast {
+		if row.more == nil {
+			return history{}
+		}
+		return history{&t.pasts, row.more.past}
+	}
+	more := row.extend()
+	h := history{&t.pasts, more.past}
+	ordered := len(h.refs)
+	for r := row.recent; r != noPast; r = t.pasts.at(r).before {
+		h.refs = append(h.refs, r)
+	}
+	row.recent = noPast
+	late := h.refs[ordered:]
+	slices.Reverse(late)
+	for i, r := range late {
+		h.refs = h.refs[:ordered+i]
+		h.insert(r)
+	}
+	more.past = h.refs
+	return h
+}
+
+func (h history) len() int { return len(h.refs) }
+
+func (h history) at(i int) *pastMove { return h.moves.at(h.refs[i]) }
+
+// first returns the position of the first move that is not before ts.
+func (h history) first(ts moveop.Timestamp) int {
+	return sort.Search(len(h.refs), func(i int) bool { return !h.at(i).ts.Before(ts) })
+}
+
+// insert puts a move where it belongs; the newest ones, most of all, belong at the end.
+func (h *history) insert(r pastRef) {
+	i := len(h.refs)
+	if ts := h.moves.at(r).ts; i > 0 && ts.Before(h.at(i-1).ts) {
+		i = h.first(ts)
+	}
+	h.refs = slices.Insert(h.refs, i, r)
+}
+
+// take removes the i-th of the node's past moves and returns it.
+func (t *Tree) take(row *node, i int) pastMove {
+	r := row.more.past[i]
+	m := *t.pasts.at(r)
+	row.more.past = slices.Delete(row.more.past, i, i+1)
+	t.pasts.drop(r)
+	return m
 }

@@ -1,6 +1,10 @@
 package tree
 
-import "github.com/canopysync/canopy/moveop"
+import (
+	"encoding/binary"
+
+	"github.com/canopysync/canopy/moveop"
+)
 
 // keys holds the order keys of all moves end to end, outside the garbage collector's sight: a log
 // never shrinks, so nothing is ever freed.
@@ -31,4 +35,16 @@ func (k *keys) add(key string) keyRef {
 func (k *keys) get(ref keyRef) []byte {
 	offset, n := int(uint32(ref)>>8), int(uint8(ref))
 	return k.pages[ref>>32][offset : offset+n]
+}
+
+// prefix returns the first eight bytes of the key as a number that orders as they do. A shorter key is
+// filled up with zeros: where prefixes are equal, keys may differ.
+func (k *keys) prefix(ref keyRef) uint64 {
+	key := k.get(ref)
+	if len(key) >= 8 {
+		return binary.BigEndian.Uint64(key)
+	}
+	var padded [8]byte
+	copy(padded[:], key)
+	return binary.BigEndian.Uint64(padded[:])
 }

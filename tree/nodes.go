@@ -23,26 +23,26 @@ type node struct {
 	id     moveop.NodeID
 	ts     moveop.Timestamp // of the placement; zero where there is none
 	key    keyRef           // order key
-	hash   uint64           // moveop.PlacementHash of the placement
+	prefix uint64           // first bytes of the order key, for comparisons
+	hash   uint64           // moveop.PlacementHash of the placement, once somebody wants digests
 	parent index            // none where there is no placement
+	recent pastRef          // chain of past moves that are not in more.past yet, noPast where it ends
 	named  bool             // some move of another node has this one as its parent
 	more   *more
 }
 
 // more is what only some nodes have.
 type more struct {
-	past     []pastMove       // the node's other moves, by timestamp
-	newest   moveop.Timestamp // no move in past is newer; says so without a look at cold memory
-	children chunked[index]   // by (order key, id)
+	past     []pastRef        // the node's other moves, by timestamp, less the recent ones
+	children chunked[sibling] // by (order key, id)
 	values   *values
 }
 
-// pastMove is a move that is not its node's placement: superseded, or not effective.
-type pastMove struct {
-	ts        moveop.Timestamp
-	key       keyRef
-	parent    index
-	effective bool
+// sibling is a node in its parent's list. With the prefix beside it, most of a search stays within the
+// list, and need not look at the nodes.
+type sibling struct {
+	prefix uint64
+	node   index
 }
 
 func (n *node) extend() *more {
@@ -96,7 +96,7 @@ func (ns *nodes) intern(id moveop.NodeID) index {
 		ns.pages = append(ns.pages, new([pageLen]node))
 	}
 	ns.count++
-	*ns.at(i) = node{id: id, parent: none}
+	*ns.at(i) = node{id: id, parent: none, recent: noPast}
 	ns.slots[s] = i + 1
 	if 4*int(ns.count) > 3*len(ns.slots) {
 		ns.grow()

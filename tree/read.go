@@ -43,8 +43,8 @@ func (t *Tree) Children(parent moveop.NodeID) iter.Seq[moveop.NodeID] {
 		if children == nil {
 			return
 		}
-		for i := range children.from(place{}) {
-			if !yield(t.nodes.at(*i).id) {
+		for s := range children.from(place{}) {
+			if !yield(t.nodes.at(s.node).id) {
 				return
 			}
 		}
@@ -61,7 +61,7 @@ func (t *Tree) NumChildren(parent moveop.NodeID) int {
 }
 
 // children returns the list of nodes under i, or nil.
-func (t *Tree) children(i index) *chunked[index] {
+func (t *Tree) children(i index) *chunked[sibling] {
 	if i == none || t.nodes.at(i).more == nil {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (t *Tree) Ancestors(n moveop.NodeID) iter.Seq[moveop.NodeID] {
 func (t *Tree) Walk(top moveop.NodeID) iter.Seq2[moveop.NodeID, int] {
 	return func(yield func(moveop.NodeID, int) bool) {
 		type level struct {
-			children *chunked[index]
+			children *chunked[sibling]
 			next     place
 		}
 		var path []level
@@ -100,16 +100,16 @@ func (t *Tree) Walk(top moveop.NodeID) iter.Seq2[moveop.NodeID, int] {
 		}
 		for descend(t.nodes.find(top)); len(path) > 0; {
 			l := &path[len(path)-1]
-			i := l.children.at(l.next)
-			if i == nil {
+			s := l.children.at(l.next)
+			if s == nil {
 				path = path[:len(path)-1]
 				continue
 			}
 			l.next = l.children.next(l.next)
-			if !yield(t.nodes.at(*i).id, len(path)) {
+			if !yield(t.nodes.at(s.node).id, len(path)) {
 				return
 			}
-			descend(*i)
+			descend(s.node)
 		}
 	}
 }
@@ -142,7 +142,7 @@ func (t *Tree) op(e *event) moveop.Op {
 		op.Key, op.Value = w.key, w.value
 		return op
 	}
-	m := row.moveAt(e.ts)
+	m := t.moveAt(row, e.ts)
 	op.Parent, op.OrderKey = t.nodes.at(m.parent).id, string(t.keys.get(m.key))
 	return op
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/canopysync/canopy/moveop"
@@ -46,9 +45,11 @@ func (s Status) String() string {
 type Tree struct {
 	nodes    nodes
 	keys     keys
+	pasts    pasts
 	timeline timeline
-	version  map[moveop.ReplicaID]moveop.Timestamp
+	version  map[moveop.ReplicaID]*moveop.Timestamp
 	digest   moveop.Digest
+	hashing  bool // digest has more than the count
 
 	newest     moveop.Timestamp // of all ops
 	newestMove moveop.Timestamp
@@ -58,7 +59,7 @@ type Tree struct {
 
 // New returns an empty tree: Root and Trash, and nothing below them.
 func New() *Tree {
-	return &Tree{nodes: newNodes(), version: make(map[moveop.ReplicaID]moveop.Timestamp)}
+	return &Tree{nodes: newNodes(), pasts: pasts{free: noPast}, version: make(map[moveop.ReplicaID]*moveop.Timestamp)}
 }
 
 // Apply applies a batch and returns what became of each op, after the whole batch. Ops may come in
@@ -172,13 +173,17 @@ func (t *Tree) applyLate(ops []moveop.Op, fresh []int) (int, error) {
 
 // advance counts a new op in.
 func (t *Tree) advance(op *moveop.Op) {
-	t.digest.Ops++
-	t.digest.Log ^= op.LogHash()
+	t.countOp(op)
 	if t.newest.Before(op.TS) {
 		t.newest = op.TS
 	}
-	if r := op.TS.Replica(); t.version[r].Before(op.TS) {
-		t.version[r] = op.TS
+	last := t.version[op.TS.Replica()]
+	if last == nil {
+		last = new(moveop.Timestamp)
+		t.version[op.TS.Replica()] = last
+	}
+	if last.Before(op.TS) {
+		*last = op.TS
 	}
 }
 
@@ -189,7 +194,7 @@ func (t *Tree) applyNewest(op *moveop.Op) (effective bool) {
 	row := t.nodes.at(n)
 	effective = n != p && !(row.named && t.isAbove(n, p))
 	t.log(op.TS, n, p)
-	t.settle(n, pastMove{op.TS, t.keys.add(op.OrderKey), p, effective})
+	t.settle(n, newMove(op.TS, t.keys.add(op.OrderKey), p, effective))
 	return effective
 }
 
@@ -215,7 +220,7 @@ func (t *Tree) log(ts moveop.Timestamp, n, p index) {
 }
 
 // placement is the node's current placement as a move.
-func (n *node) placement() pastMove { return pastMove{n.ts, n.key, n.parent, true} }
+func (n *node) placement() pastMove { return newMove(n.ts, n.key, n.parent, true) }
 
 // place makes m the node's placement. Only place and unplace change a placement, so that the
 // siblings and the digest always agree with it.
@@ -223,10 +228,11 @@ func (t *Tree) place(n index, m pastMove) {
 	t.unplace(n)
 	row := t.nodes.at(n)
 	row.ts, row.key, row.parent = m.ts, m.key, m.parent
-	row.hash = moveop.PlacementHash(row.id, t.nodes.at(m.parent).id, string(t.keys.get(m.key)))
+	row.prefix = t.keys.prefix(m.key)
+	row.hash = t.placementHash(row)
 	t.digest.State ^= row.hash
 	siblings := &t.nodes.at(m.parent).extend().children
-	siblings.insert(t.sibling(siblings, row), n)
+	siblings.insert(t.sibling(siblings, n, row), sibling{row.prefix, n})
 }
 
 // unplace takes the node out of the tree.
@@ -236,30 +242,35 @@ func (t *Tree) unplace(n index) {
 		return
 	}
 	siblings := &t.nodes.at(row.parent).more.children
-	if at, ok := siblings.find(n); ok {
-		siblings.remove(at)
-	} else {
-		siblings.remove(t.sibling(siblings, row))
-	}
+	siblings.remove(t.sibling(siblings, n, row))
 	t.digest.State ^= row.hash
-	row.ts, row.key, row.parent, row.hash = moveop.Timestamp{}, 0, none, 0
+	row.ts, row.key, row.prefix, row.parent, row.hash = moveop.Timestamp{}, 0, 0, none, 0
 }
 
-// sibling is the place among siblings where row is or belongs.
-func (t *Tree) sibling(siblings *chunked[index], row *node) place {
-	key := t.keys.get(row.key)
-	return siblings.search(func(i *index) bool {
-		other := t.nodes.at(*i)
-		if c := bytes.Compare(t.keys.get(other.key), key); c != 0 {
-			return c < 0
+// sibling is the place among siblings where n is or belongs. Most keys differ in their prefixes.
+func (t *Tree) sibling(siblings *chunked[sibling], n index, row *node) place {
+	return siblings.search(func(s *sibling) bool {
+		if s.prefix != row.prefix {
+			return s.prefix < row.prefix
 		}
-		return other.id.Compare(row.id) < 0
+		return s.node != n && t.isLeftOf(t.nodes.at(s.node), row)
 	})
 }
 
-// Digest summarises the log and the state; it is kept up to date by every change.
-func (t *Tree) Digest() moveop.Digest { return t.digest }
+// isLeftOf orders siblings.
+func (t *Tree) isLeftOf(a, b *node) bool {
+	if c := bytes.Compare(t.keys.get(a.key), t.keys.get(b.key)); c != 0 {
+		return c < 0
+	}
+	return a.id.Compare(b.id) < 0
+}
 
 // Version returns the version vector: the newest timestamp in the log of each replica. Corrections
 // stand under their own replica id, the one with the top bit set.
-func (t *Tree) Version() map[moveop.ReplicaID]moveop.Timestamp { return maps.Clone(t.version) }
+func (t *Tree) Version() map[moveop.ReplicaID]moveop.Timestamp {
+	version := make(map[moveop.ReplicaID]moveop.Timestamp, len(t.version))
+	for r, last := range t.version {
+		version[r] = *last
+	}
+	return version
+}

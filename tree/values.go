@@ -54,7 +54,7 @@ func (t *Tree) applySet(op *moveop.Op) {
 	i, ok := v.find(op.Key)
 	if !ok {
 		v.current = slices.Insert(v.current, i, w)
-		t.digest.State ^= moveop.ValueHash(op.Node, w.key, w.ts)
+		t.hashWrite(op.Node, w)
 		return
 	}
 	if w.ts.Before(v.current[i].ts) {
@@ -64,7 +64,8 @@ func (t *Tree) applySet(op *moveop.Op) {
 	old := v.current[i]
 	v.keep(old)
 	v.current[i] = w
-	t.digest.State ^= moveop.ValueHash(op.Node, old.key, old.ts) ^ moveop.ValueHash(op.Node, w.key, w.ts)
+	t.hashWrite(op.Node, old)
+	t.hashWrite(op.Node, w)
 }
 
 // Value is a property's current write.
