@@ -174,7 +174,7 @@ func (t *txn) removeSet(op *moveop.Op) error {
 		return err
 	}
 	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
-	t.changes.written(op.Node, op.Key)
+	t.changes.written(&moveop.Op{Node: op.Node, Key: op.Key}) // unless there is one before it
 	var ts moveop.Timestamp
 	ok, err := t.row(`SELECT ts FROM ops WHERE kind = 2 AND node = ? AND key = ? ORDER BY ts DESC LIMIT 1`,
 		[]any{op.Node[:], op.Key}, (*blob)(&ts))

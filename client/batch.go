@@ -202,7 +202,7 @@ func (l *batchLog) Add(op moveop.Op, effective bool) error {
 		l.meta.digest.State ^= moveop.PlacementHash(op.Node, row.parent, row.orderKey)
 	}
 	l.meta.digest.State ^= moveop.PlacementHash(op.Node, p.parent, p.orderKey)
-	l.changes.moved(op.Node, row.place(), p.place())
+	l.changes.moved(op.Node, row.placement, p)
 	row.placement, row.placed = p, true
 	if !row.dirty {
 		row.dirty = true
@@ -305,7 +305,7 @@ func (t *txn) addSetBatch(sets []moveop.Op) error {
 			t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, row.op.TS)
 		}
 		t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
-		t.changes.written(op.Node, op.Key)
+		t.changes.written(op)
 		if row.op = op; !row.dirty {
 			row.dirty = true
 			written = append(written, row)

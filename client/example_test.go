@@ -97,3 +97,37 @@ func ExampleClient_Undo() {
 	fmt.Println(len(undone.Done), "undone,", len(undone.Skipped), "skipped; titled:", titled, "redo:", c.CanRedo())
 	// Output: 1 undone, 0 skipped; titled: false redo: true
 }
+
+// Events keep a picture of the tree in step without reading it again.
+func ExampleClient_Watch() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "canopy")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	events := c.Watch(ctx)
+	err = c.Edit(ctx, func(tx *client.Tx) error {
+		bed, err := tx.Create(moveop.Root, client.Last)
+		if err != nil {
+			return err
+		}
+		return tx.Set(bed, "title", "tulips")
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	e := <-events
+	if e.Reread {
+		fmt.Println("read again what is shown, as of", e.Version)
+	}
+	for _, change := range e.Changes {
+		fmt.Println(e.Origin, change.Kind(), change.Values[0].Key, string(change.Values[0].Value))
+	}
+	// Output: local created title "tulips"
+}

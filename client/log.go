@@ -174,7 +174,7 @@ func (l moveLog) fallBack(n moveop.NodeID, now placement) error {
 	}
 	if !ok {
 		l.meta.digest.State ^= moveop.PlacementHash(n, now.parent, now.orderKey)
-		l.changes.moved(n, now.place(), Place{})
+		l.changes.moved(n, now, placement{})
 		_, err = l.exec(`DELETE FROM nodes WHERE node = ?`, n[:])
 		return err
 	}
@@ -187,7 +187,7 @@ func (l moveLog) fallBack(n moveop.NodeID, now placement) error {
 
 func (l moveLog) insertNode(n moveop.NodeID, p placement) error {
 	l.meta.digest.State ^= moveop.PlacementHash(n, p.parent, p.orderKey)
-	l.changes.moved(n, Place{}, p.place())
+	l.changes.moved(n, placement{}, p)
 	_, err := l.exec(`INSERT INTO nodes (node, `+placementColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 		n[:], p.parent[:], p.orderKey, p.ts[:], p.seq, p.known, orNull(p.cause))
 	return err
@@ -195,7 +195,7 @@ func (l moveLog) insertNode(n moveop.NodeID, p placement) error {
 
 func (l moveLog) updateNode(n moveop.NodeID, was, p placement) error {
 	l.meta.digest.State ^= moveop.PlacementHash(n, was.parent, was.orderKey) ^ moveop.PlacementHash(n, p.parent, p.orderKey)
-	l.changes.moved(n, was.place(), p.place())
+	l.changes.moved(n, was, p)
 	_, err := l.exec(`UPDATE nodes SET parent = ?, order_key = ?, ts = ?, seq = ?, known = ?, cause = ? WHERE node = ?`,
 		p.parent[:], p.orderKey, p.ts[:], p.seq, p.known, orNull(p.cause), n[:])
 	return err
@@ -251,7 +251,7 @@ func (t *txn) write(n moveop.NodeID, key string) (op moveop.Op, ok bool, err err
 // putValue makes a set its property's current write. What was there is the caller's business.
 func (t *txn) putValue(op *moveop.Op) error {
 	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
-	t.changes.written(op.Node, op.Key)
+	t.changes.written(op)
 	_, err := t.exec(`INSERT INTO vals (node, key, value, ts, seq, known) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET value = excluded.value, ts = excluded.ts, seq = excluded.seq, known = excluded.known`,
 		op.Node[:], op.Key, string(op.Value), op.TS[:], op.Seq, op.Known)

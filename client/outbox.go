@@ -207,7 +207,6 @@ func (t *txn) restamp() error {
 		t.meta.issued = op.TS
 		ops[i] = *op
 	}
-	t.changes.all()
 	if err := t.add(ops); err != nil {
 		return err
 	}

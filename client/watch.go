@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/canopysync/canopy/moveop"
@@ -26,21 +28,73 @@ type Event struct {
 	// least this. Later events have greater ones.
 	Version int64
 	Origin  Origin
-	// Reread is set where Changes does not tell it all: the transaction was too large to list, or the
-	// reader too slow. Read again what is shown. Events that follow may be included in what was read
+	// Reread is set where Changes does not tell it all: the transaction was too large to list (over
+	// 1,024 nodes, or 512 KiB of values), or the reader too slow. Read again what is shown. Events that follow may be included in what was read
 	// then: those up to its View.Version.
 	Reread  bool
 	Changes []Change
 }
 
-// Change is what became of one node.
+// Change is what became of one node: what it is now that the transaction is done, not the steps there.
+// To keep a picture of the tree, take the node from where it was and put it where To says, and take
+// over Values. A node that was created may have children and values already, which came before it.
 type Change struct {
 	Node moveop.NodeID
 	// From and To are where the node was and is now, if it moved: the zero Place stands for not being
 	// there. Trash as the parent means deleted. Both are zero where only properties were written.
 	From, To Place
-	// Keys are the properties that were written, sorted.
-	Keys []string
+	// By is whose operation put it there. Zero where it did not move, or is not there any more.
+	By moveop.ReplicaID
+	// Corrected is set where the server put it there, against a delete of By's that did not know what
+	// it would take away.
+	Corrected bool
+	// Values are the properties that were written, by key.
+	Values []Write
+}
+
+// Write is what became of one property.
+type Write struct {
+	Key   string
+	Value json.RawMessage // compact; nil where it was cleared
+	By    moveop.ReplicaID
+}
+
+// ChangeKind says what became of a node's place.
+type ChangeKind string
+
+const (
+	// Created means that the node was not there. It may have come to Trash at once.
+	Created ChangeKind = "created"
+	// Moved means that it has another parent, with neither of the two Trash.
+	Moved ChangeKind = "moved"
+	// Reordered means that it is elsewhere among the children of the same parent.
+	Reordered ChangeKind = "reordered"
+	// Deleted means that it went to Trash, Restored that it came from there. For what is below it
+	// there is no Change.
+	Deleted  ChangeKind = "deleted"
+	Restored ChangeKind = "restored"
+	// Removed means that it is not there any more: its creation was discarded, or turned out not to be
+	// effective.
+	Removed ChangeKind = "removed"
+)
+
+// Kind says what became of the node's place; it is empty where only properties were written.
+func (c Change) Kind() ChangeKind {
+	switch {
+	case c.From == c.To:
+		return ""
+	case c.From == Place{}:
+		return Created
+	case c.To == Place{}:
+		return Removed
+	case c.From.Parent == c.To.Parent:
+		return Reordered
+	case c.To.Parent == moveop.Trash:
+		return Deleted
+	case c.From.Parent == moveop.Trash:
+		return Restored
+	}
+	return Moved
 }
 
 // Place is a parent and a position among its children, ordered by (OrderKey, node).
@@ -54,12 +108,17 @@ type Place struct {
 // one with Reread in place of those that it missed, never silence.
 func (c *Client) Watch(ctx context.Context) <-chan Event { return c.events.subscribe(ctx, feedBuffer) }
 
-// maxChanges bounds an event: beyond it, reading again is cheaper than going through the list.
-const maxChanges = 1024
+// maxChanges and maxChangeBytes bound an event: beyond either, reading again is cheaper than going
+// through the list. The bytes are those of keys and values.
+const (
+	maxChanges     = 1024
+	maxChangeBytes = 512 << 10
+)
 
 // changeSet gathers what a transaction changes.
 type changeSet struct {
 	nodes    map[moveop.NodeID]*Change
+	bytes    int
 	overflow bool
 }
 
@@ -86,22 +145,45 @@ func (cs *changeSet) node(id moveop.NodeID) *Change {
 	return change
 }
 
-// moved records a changed placement.
-func (cs *changeSet) moved(id moveop.NodeID, from, to Place) {
+// moved records a changed placement; the zero placement stands for none.
+func (cs *changeSet) moved(id moveop.NodeID, from, to placement) {
 	change := cs.node(id)
 	if change == nil {
 		return
 	}
 	if change.From == (Place{}) && change.To == (Place{}) {
-		change.From = from
+		change.From = from.place()
 	}
-	change.To = to
+	change.To = to.place()
+	change.By, change.Corrected = author(to.ts)
 }
 
-// written records a changed property.
-func (cs *changeSet) written(id moveop.NodeID, key string) {
-	if change := cs.node(id); change != nil && !slices.Contains(change.Keys, key) {
-		change.Keys = append(change.Keys, key)
+// author takes the server's mark off the timestamp of a correction, which is the delete's but for that.
+func author(ts moveop.Timestamp) (by moveop.ReplicaID, corrected bool) {
+	by = ts.Replica()
+	corrected = ts == ts.Correction()
+	return by &^ (1 << 63), corrected
+}
+
+// written records a changed property; without a value it is cleared.
+func (cs *changeSet) written(op *moveop.Op) {
+	change := cs.node(op.Node)
+	if change == nil {
+		return
+	}
+	i, found := slices.BinarySearchFunc(change.Values, op.Key, func(w Write, key string) int { return strings.Compare(w.Key, key) })
+	if !found {
+		change.Values = slices.Insert(change.Values, i, Write{Key: op.Key})
+		cs.bytes += len(op.Key)
+	}
+	w := &change.Values[i]
+	cs.bytes += len(op.Value) - len(w.Value)
+	w.By, _ = author(op.TS)
+	if w.Value = op.Value; string(op.Value) == "null" {
+		w.Value = nil
+	}
+	if cs.bytes > maxChangeBytes {
+		cs.all()
 	}
 }
 
@@ -109,10 +191,9 @@ func (cs *changeSet) event(version int64, origin Origin) Event {
 	e := Event{Version: version, Origin: origin, Reread: cs.overflow}
 	for _, change := range cs.nodes {
 		if change.From == change.To { // there and back
-			change.From, change.To = Place{}, Place{}
+			change.From, change.To, change.By, change.Corrected = Place{}, Place{}, 0, false
 		}
-		if change.To != change.From || len(change.Keys) > 0 {
-			slices.Sort(change.Keys)
+		if change.To != change.From || len(change.Values) > 0 {
 			e.Changes = append(e.Changes, *change)
 		}
 	}

@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 
 	"github.com/canopysync/canopy/client"
@@ -19,12 +18,12 @@ func TestWatch(t *testing.T) {
 	if len(e.Changes) != 1 || e.Origin != client.Local || e.Reread {
 		t.Fatalf("event %+v", e)
 	}
-	if change := e.Changes[0]; change.Node != a || change.From != (client.Place{}) || change.To.Parent != moveop.Root || fmt.Sprint(change.Keys) != "[title]" {
+	if change := e.Changes[0]; change.Node != a || change.From != (client.Place{}) || change.To.Parent != moveop.Root || len(change.Values) != 1 || string(change.Values[0].Value) != `"a"` || change.Values[0].By != c.Replica() {
 		t.Errorf("created: %+v", change)
 	}
 	edit(t, c, func(tx *client.Tx) error { return tx.Delete(a) })
 	next := <-events
-	if change := next.Changes[0]; change.From != e.Changes[0].To || change.To.Parent != moveop.Trash || change.Keys != nil {
+	if change := next.Changes[0]; change.From != e.Changes[0].To || change.To.Parent != moveop.Trash || change.Values != nil || change.Kind() != client.Deleted || change.By != c.Replica() || change.Corrected {
 		t.Errorf("deleted: %+v", change)
 	}
 	if next.Version <= e.Version {
