@@ -128,7 +128,7 @@ func TestReadersSeeAPrefixOfTheLog(t *testing.T) {
 	db := openDatabase(t)
 	room := db.newRoom(t)
 	const writers, each = 4, 60
-	var writing errgroup.Group
+	writing, ctx := errgroup.WithContext(t.Context()) // ctx ends when one of them fails
 	for w := range writers {
 		writing.Go(func() error {
 			for i := range each {
@@ -141,7 +141,7 @@ func TestReadersSeeAPrefixOfTheLog(t *testing.T) {
 		})
 	}
 	var seen int64
-	for seen < writers*each {
+	for seen < writers*each && ctx.Err() == nil {
 		ops, err := db.OpsAfter(t.Context(), room, seen, 7)
 		if err != nil {
 			t.Fatal(err)

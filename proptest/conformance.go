@@ -61,7 +61,7 @@ var sessions = []session{
 	{name: "back where it would be inside itself", tree: "ROOT{A{B},C}",
 		batches: []string{"a:9 B→TRASH", "c:9 A→B"}, corrections: "a:9<c:9", want: "ROOT{B{A},C}"},
 	{name: "the place before was not effective", tree: "ROOT{A,B}",
-		batches: []string{"a:9 B→A; a:10 B→TRASH", "c:8 A→B", "b:11 D→B"}, corrections: "a:10<c:8",
+		batches: []string{"a:9 B→A@Z; a:10 B→TRASH", "c:8 A→B", "b:11 D→B"}, corrections: "a:10<c:8",
 		want: "ROOT{B{A,D}}", ineffective: "a:9"},
 	{name: "several in one batch", tree: "ROOT{A,B,C}",
 		batches: []string{"b:6 D→A; b:7 E→B", "a:9 A→TRASH; a:10 B→TRASH"}, corrections: "a:10<b:7 a:9<b:6", want: "ROOT{A{D},B{E},C}"},
@@ -154,12 +154,13 @@ func testRefusals(t *testing.T, s Suite) {
 	}
 }
 
-// testDeep builds a chain and moves its top under its bottom. The model is too slow for this.
+// testDeep builds a chain and moves its top under its bottom, now and some time ago. The model is too
+// slow for this.
 func testDeep(t *testing.T, s Suite) {
 	e := s.newPair(t, RestoreMoveAndSet).engine
 	name := func(i int) string { return fmt.Sprintf("n%d", i) }
-	op := func(ms int, node_, parent string) moveop.Op {
-		op, err := parseOp(fmt.Sprintf("a:%d %s→%s", ms, node_, parent), 0)
+	op := func(author string, ms int, what, parent string) moveop.Op {
+		op, err := parseOp(fmt.Sprintf("%s:%d %s→%s", author, ms, what, parent), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,22 +172,24 @@ func testDeep(t *testing.T, s Suite) {
 		if i > 0 {
 			parent = name(i - 1)
 		}
-		chain[i] = op(i+10, name(i), parent)
+		chain[i] = op("a", i+10, name(i), parent)
 	}
 	for batch := range slices.Chunk(chain, 1000) {
 		if _, err := e.Apply(batch); err != nil {
 			t.Fatal(err)
 		}
 	}
-	last := s.Depth - 1
+	last, end := s.Depth-1, s.Depth+10
 	for _, c := range []struct {
 		op   moveop.Op
 		want Status
 	}{
-		{op(s.Depth+10, name(0), name(last)), StatusIneffective},
-		{op(s.Depth+11, name(last), name(last/2)), StatusApplied},
-		{op(s.Depth+12, "leaf", name(last-1)), StatusApplied},
-		{op(s.Depth+13, name(last/2), name(last-1)), StatusIneffective},
+		{op("a", end, name(0), name(last)), StatusIneffective},
+		{op("a", end+1, name(last), name(last/2)), StatusApplied},
+		{op("a", end+2, "leaf", name(last-1)), StatusApplied},
+		{op("a", end+3, name(last/2), name(last-1)), StatusIneffective},
+		{op("b", end-1, name(0), name(last)), StatusIneffective},
+		{op("c", end-1, "leaf", name(last)), StatusApplied},
 	} {
 		results, err := e.Apply([]moveop.Op{c.op})
 		if err != nil {
