@@ -11,8 +11,9 @@ import (
 
 const (
 	treeBatch = 1000
-	treeRound = 50_000 // operations of a round in order
-	lateRound = 100    // late operations of a round
+	treeRound = 5_000   // operations of a round in order: short, so that most rounds are not interrupted
+	treePlan  = 100_000 // operations made at once, for several rounds
+	lateRound = 100     // late operations of a round
 )
 
 // Tree measures package tree, the replica in memory.
@@ -44,8 +45,9 @@ func Tree(ctx context.Context, cfg Config) (Section, error) {
 // treeRoom is a room in memory and the one who writes it.
 type treeRoom struct {
 	*author
-	tree *tree.Tree
-	next []moveop.Op // of the round to come
+	tree  *tree.Tree
+	next  []moveop.Op // of the round to come
+	later []moveop.Op // of the rounds after it
 }
 
 func newTreeRoom(s shape, nodes int) (*treeRoom, error) {
@@ -77,34 +79,50 @@ func (r *treeRoom) apply(ops []moveop.Op, batch int) error {
 	return nil
 }
 
-// plan makes the next round's operations, and collects the garbage of doing so.
-func (r *treeRoom) plan(n int, next func() moveop.Op) error {
-	r.next = each(n, next)
-	runtime.GC()
+// shuffles plans the next round of random moves. Now and then it makes them, for many rounds, and
+// collects the garbage of doing so.
+func (r *treeRoom) shuffles(n int) error {
+	if len(r.later) < n {
+		r.later = each(max(n, treePlan), r.shuffle)
+		runtime.GC()
+	}
+	r.next, r.later = r.later[:n], r.later[n:]
 	return nil
 }
 
-// shuffles is a contender that moves random nodes, in order.
-func (r *treeRoom) shuffles(ops, batch int) contender {
+// shuffling is a contender that moves random nodes, in order.
+func (r *treeRoom) shuffling(ops int) contender {
 	return contender{
 		ops:     ops,
-		prepare: func() error { return r.plan(ops, r.shuffle) },
-		run:     func() error { return r.apply(r.next, batch) },
+		prepare: func() error { return r.shuffles(ops) },
+		run:     func() error { return r.apply(r.next, treeBatch) },
 	}
 }
 
-// treeInOrder moves random nodes of 10,000.
+// treeInOrder moves random nodes of 10,000, in a tree that nobody has asked for its digest, and in one
+// that keeps it from then on.
 func treeInOrder(ctx context.Context, c *Config) (results []Result, err error) {
 	nodes := max(c.Nodes/100, 100)
-	for _, batch := range []int{treeBatch, 1} {
+	for _, kind := range []struct {
+		name   string
+		batch  int
+		digest bool
+	}{
+		{perCall(treeBatch), treeBatch, false},
+		{perCall(1), 1, false},
+		{perCall(treeBatch) + ", keeping digests", treeBatch, true},
+	} {
 		r, err := newTreeRoom(folders, nodes)
 		if err != nil {
 			return nil, err
 		}
+		if kind.digest {
+			r.tree.Digest()
+		}
 		parents := make(map[moveop.NodeID]moveop.NodeID, nodes)
 		writes := contender{
 			ops:     treeRound,
-			prepare: func() error { return r.plan(treeRound, r.shuffle) },
+			prepare: func() error { return r.shuffles(treeRound) },
 			run: func() error {
 				for i := range r.next {
 					parents[r.next[i].Node] = r.next[i].Parent
@@ -113,8 +131,8 @@ func treeInOrder(ctx context.Context, c *Config) (results []Result, err error) {
 			},
 		}
 		// The tree gets the moves that the map got.
-		moves := contender{ops: treeRound, run: func() error { return r.apply(r.next, batch) }}
-		name := fmt.Sprintf("random moves in order, %s nodes of depth ≤ 4, %s", count(nodes), perCall(batch))
+		moves := contender{ops: treeRound, run: func() error { return r.apply(r.next, kind.batch) }}
+		name := fmt.Sprintf("random moves in order, %s nodes of depth ≤ 4, %s", count(nodes), kind.name)
 		medians, rounds, err := c.race(ctx, name, writes, moves)
 		if err != nil {
 			return nil, err

@@ -6,8 +6,6 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-const growthRound = 10_000
-
 // treeSizes races one move in order in rooms of several sizes.
 func (c *Config) treeSizes(ctx context.Context, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
 	var contenders []contender
@@ -33,7 +31,7 @@ func treeByNodes(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move in order", Of: "nodes", Expect: "the cost of memory that is not in a cache"}
 	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
 		r, err := newTreeRoom(folders, nodes)
-		return r.shuffles(growthRound, treeBatch), err
+		return r.shuffling(treeRound), err
 	})
 }
 
@@ -50,11 +48,14 @@ func treeByDepth(ctx context.Context, c *Config) (Growth, error) {
 		if err := r.apply([]moveop.Op{r.move(folder, -1), r.move(child, folder)}, 1); err != nil {
 			return contender{}, err
 		}
-		ops := max(1, min(growthRound, 1_000_000/depth))
+		ops := max(1, min(treeRound, 1_000_000/depth))
 		return contender{
-			ops:     ops,
-			prepare: func() error { return r.plan(ops, func() moveop.Op { return r.move(folder, depth-1) }) },
-			run:     func() error { return r.apply(r.next, treeBatch) },
+			ops: ops,
+			prepare: func() error {
+				r.next = each(ops, func() moveop.Op { return r.move(folder, depth-1) })
+				return nil
+			},
+			run: func() error { return r.apply(r.next, treeBatch) },
 		}, nil
 	})
 }
@@ -63,7 +64,7 @@ func treeBySiblings(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move among siblings", Of: "siblings", Expect: "logarithmic"}
 	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
 		r, err := newTreeRoom(flat, nodes)
-		return r.shuffles(growthRound, treeBatch), err
+		return r.shuffling(treeRound), err
 	})
 }
 
@@ -76,6 +77,6 @@ func treeByLog(ctx context.Context, c *Config) (Growth, error) {
 		if err != nil {
 			return contender{}, err
 		}
-		return r.shuffles(growthRound/10, treeBatch), r.grow(log-nodes, r.shuffle)
+		return r.shuffling(treeBatch), r.grow(log-nodes, r.shuffle)
 	})
 }
