@@ -112,9 +112,6 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, wire.ErrUnknownRoom) {
 		status = http.StatusNotFound
 	}
-	if status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-	}
 	if e.Code == wire.CodeInternal && r.Context().Err() == nil {
 		s.cfg.Logger.Error("request failed", "path", r.URL.Path, "error", err)
 	}

@@ -63,6 +63,11 @@ type Grant struct {
 	Write bool
 	// User is shown to the others in the room; empty for nobody in particular.
 	User string
+	// Expires is when the grant ends. An open socket is closed with 4401 then, unless it has brought a
+	// fresh token. Zero for never.
+	Expires time.Time
+	// TokenID is what Config.Revoked is asked about; empty for what cannot be revoked.
+	TokenID string
 }
 
 // Config is what New needs. Only Store is required.
@@ -79,6 +84,10 @@ type Config struct {
 	// *wire.Error goes to the client as it is, any other as internal. Defaults to everything for
 	// everybody.
 	Authorize func(ctx context.Context, token, room string) (Grant, error)
+
+	// Revoked reports whether a token was revoked since Authorize let it in. It is asked about the token
+	// of every open socket, every Timing.Recheck, and must not block. Defaults to never.
+	Revoked func(tokenID string) bool
 
 	// AllowedOrigins are the origins ("https://app.example.com", compared exactly) of web pages that
 	// may use the service. Requests without an Origin header, which browsers do not make, are let
@@ -137,6 +146,8 @@ type Timing struct {
 	// Probe is how long the older one of two sockets of a replica has to prove that it is alive.
 	// Defaults to 2 s.
 	Probe time.Duration
+	// Recheck is how often the token of an open socket is looked at again. Defaults to 1 s.
+	Recheck time.Duration
 	// Lag is how long a socket may stay behind, once it was up to date, and how long it may take for
 	// one frame; then it is closed with 1013. A frame not taken within twice that cuts the
 	// connection. Defaults to 30 s.
@@ -192,6 +203,7 @@ func (t *Timing) setDefaults() {
 	setDefault(&t.PresenceTTL, 5*time.Minute)
 	setDefault(&t.Ping, 20*time.Second)
 	setDefault(&t.Probe, 2*time.Second)
+	setDefault(&t.Recheck, time.Second)
 	setDefault(&t.Lag, 30*time.Second)
 	setDefault(&t.Store, 30*time.Second)
 	setDefault(&t.Close, 2*time.Second)

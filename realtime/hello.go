@@ -43,12 +43,14 @@ func (s *session) checkHello(msg wire.Hello) error {
 
 // enter checks the token and makes the session its replica's only one in the room.
 func (s *session) enter(ctx context.Context, msg wire.Hello) error {
-	token := s.token
-	if token == "" {
-		token = msg.Token
+	grant := s.grant
+	if !s.admitted {
+		var err error
+		if grant, err = s.hub.admit(ctx, msg.Token); err != nil {
+			return err
+		}
 	}
-	grant, err := s.hub.admit(ctx, token)
-	if err != nil {
+	if err := s.srv.check(grant); err != nil {
 		return err
 	}
 	s.hub.mu.Lock()
@@ -58,6 +60,7 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 		older := s.hub.join(s)
 		if older == nil {
 			s.log.Info("joined", "replica", s.replica.String(), "user", grant.User)
+			s.recheck(ctx)
 			return nil
 		}
 		if older.alive(ctx) {

@@ -158,15 +158,19 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string
 		fail(w, wire.AsError(err))
 		return
 	}
+	grant, admitted, err := s.admitHeader(r, room) // before anything is spent on the room
+	if err != nil {
+		failRoom(w, err)
+		return
+	}
 	h, err := s.acquire(r.Context(), room)
 	if err != nil {
 		failRoom(w, err)
 		return
 	}
 	defer s.release(h)
-	token := bearer(r)
-	if token != "" {
-		if _, err := h.admit(r.Context(), token); err != nil {
+	if admitted {
+		if err := h.allow(r.Context(), grant); err != nil {
 			failRoom(w, err)
 			return
 		}
@@ -176,10 +180,23 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string
 		return // Upgrade has answered
 	}
 	session := newSession(s, conn, codec, h)
-	session.token = token
+	session.grant, session.admitted = grant, admitted
 	s.add(session)
 	defer s.remove(session)
 	session.serve(context.WithoutCancel(r.Context()))
+}
+
+// admitHeader judges the token in the header; admitted is false where there is none.
+func (s *Server) admitHeader(r *http.Request, room string) (grant Grant, admitted bool, err error) {
+	token := bearer(r)
+	if token == "" {
+		return Grant{}, false, nil
+	}
+	grant, err = s.authorize(r.Context(), token, room)
+	if err == nil && !grant.Read {
+		err = wire.UnknownRoom()
+	}
+	return grant, err == nil, err
 }
 
 // negotiate picks the form of the messages: the first that the client offers and the server speaks,

@@ -301,20 +301,13 @@ func (h *hub) known() bool {
 	return h.exists
 }
 
-// admit returns what a token allows in the room: reading at least, and writing where the room is yet
-// to be made.
+// admit returns what a token allows in the room.
 func (h *hub) admit(ctx context.Context, token string) (Grant, error) {
 	grant, err := h.srv.authorize(ctx, token, h.room)
 	if err != nil {
 		return Grant{}, err
 	}
-	if !grant.Read {
-		return Grant{}, wire.UnknownRoom()
-	}
-	if !grant.Write {
-		return grant, h.mustExist(ctx)
-	}
-	return grant, nil
+	return grant, h.allow(ctx, grant)
 }
 
 // mustExist looks again where the room was not there: another process may have made it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -33,9 +34,10 @@ type session struct {
 	replica moveop.ReplicaID
 	name    string
 	// grant is changed by auth, under the hub's mu.
-	grant Grant
-	token string      // from the Authorization header; empty: hello brings it
-	late  *time.Timer // closes the session where hello does not come
+	grant    Grant
+	admitted bool        // by a token in the Authorization header; otherwise hello brings it
+	late     *time.Timer // closes the session where hello does not come
+	access   *time.Timer // has the grant looked at again
 
 	wake   chan struct{} // there may be something to write
 	room   chan struct{} // there may be room for more replies
@@ -112,6 +114,8 @@ func (s *session) serve(ctx context.Context) {
 	}()
 	s.late = time.AfterFunc(s.srv.cfg.Timing.Hello, func() { s.close(wire.CloseHelloTimeout, "no hello in time") })
 	defer s.late.Stop()
+	s.access = time.AfterFunc(time.Duration(math.MaxInt64), func() { s.recheck(ctx) }) // hello sets it
+	defer s.access.Stop()
 	if !s.srv.guard(s.log, func() { s.read(ctx) }) {
 		s.close(wire.CloseOverloaded, "internal error")
 	}
@@ -326,18 +330,24 @@ func (s *session) ping() {
 	s.reply(peers)
 }
 
-// auth takes a fresh token; one that allows less ends the session.
+// auth takes a fresh token; one that does not allow being here ends the session. Where that cannot be
+// told now, the token at hand goes on.
 func (s *session) auth(ctx context.Context, msg wire.Auth) {
 	grant, err := s.hub.admit(ctx, msg.Token)
 	if err != nil {
-		s.turnAway(err)
+		if e := wire.AsError(err); e.Retryable {
+			s.refuse(e)
+		} else {
+			s.turnAway(e)
+		}
 		return
 	}
 	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
 	s.grant = grant
 	s.hub.peers.changed = true // the user may be another
 	signal(s.hub.stir)
+	s.hub.mu.Unlock()
+	s.recheck(ctx)
 }
 
 // turnAway says why and closes with the code that goes with it.

@@ -78,13 +78,16 @@ type httpError struct {
 	} `json:"error"`
 }
 
-// WriteError answers an HTTP request with e. A retryable error carries Retry-After.
+// WriteError answers an HTTP request with e. A retryable error carries Retry-After, a 401 what is wanted.
 func WriteError(w http.ResponseWriter, status int, e *Error) {
 	var body httpError
 	body.Error.Code, body.Error.Message, body.Error.Retryable = e.Code, e.Message, e.Retryable
 	w.Header().Set("Content-Type", "application/json")
 	if e.Retryable {
 		w.Header().Set("Retry-After", "1")
+	}
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell

@@ -1,0 +1,57 @@
+package realtime
+
+import (
+	"context"
+	"time"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// allow checks a grant against the room: reading at least, and writing where the room is yet to be
+// made.
+func (h *hub) allow(ctx context.Context, grant Grant) error {
+	if !grant.Read {
+		return wire.UnknownRoom()
+	}
+	if !grant.Write {
+		return h.mustExist(ctx)
+	}
+	return nil
+}
+
+// check reports why a grant is no longer good, nil if it is.
+func (s *Server) check(grant Grant) error {
+	if !grant.Expires.IsZero() && !s.cfg.Now().Before(grant.Expires) {
+		return wire.NewError(wire.CodeUnauthorized, "the token has expired")
+	}
+	if s.cfg.Revoked != nil && grant.TokenID != "" && s.cfg.Revoked(grant.TokenID) {
+		return wire.NewError(wire.CodeUnauthorized, "the token was revoked")
+	}
+	return nil
+}
+
+// recheck ends the session when its grant is no longer good, and sees to it that it is asked again in
+// time. Pushes that were taken before that are still committed and answered.
+func (s *session) recheck(ctx context.Context) {
+	if ctx.Err() != nil || s.closeFrame() != nil {
+		return
+	}
+	s.hub.mu.Lock()
+	grant := s.grant
+	s.hub.mu.Unlock()
+	if err := s.srv.check(grant); err != nil {
+		s.log.Info("turned away", "replica", s.replica.String(), "user", grant.User, "error", err)
+		s.turnAway(err)
+		return
+	}
+	s.access.Reset(s.srv.recheckIn(grant))
+}
+
+// recheckIn is never longer than Timing.Recheck: clocks are set, and machines sleep.
+func (s *Server) recheckIn(grant Grant) time.Duration {
+	in := s.cfg.Timing.Recheck
+	if !grant.Expires.IsZero() {
+		in = min(in, grant.Expires.Sub(s.cfg.Now()))
+	}
+	return max(in, 0)
+}
