@@ -27,8 +27,8 @@ import (
 
 const (
 	e2eRoom   = "go-src"
-	e2eRounds = 12
-	e2eEdits  = 130 // of each of the three in each round
+	e2eRounds = 10
+	e2eEdits  = 120 // of each of the three in each round
 	// e2eHot is the number of nodes that half of the edits are about, so that they meet.
 	e2eHot = 40
 	// e2eTimeout is for one step in which everybody catches up with everybody.
@@ -89,11 +89,12 @@ func TestThreePeopleAndTheServerEndWithTheSameTree(t *testing.T) {
 	step("edits")
 	converge(t, people)
 	step("converge")
-	compareDigests(t, w, people)
-	visible := compareTrees(t, w, people)
+	memory := replay(t, w)
+	compareDigests(t, w, people, memory)
+	visible := compareTrees(t, w, people, memory)
 	compareExports(t, w, visible, people[0].Digest())
 	step("compare")
-	reportFigures(t, w, done)
+	reportFigures(t, memory, done)
 }
 
 // stopwatch logs how long each step took.
@@ -250,7 +251,7 @@ func converge(t *testing.T, people []*person) {
 	}
 }
 
-func compareDigests(t *testing.T, w *world, people []*person) {
+func compareDigests(t *testing.T, w *world, people []*person, memory *tree.Tree) {
 	t.Helper()
 	var stats wire.Stats
 	parseJSON(t, w.must("room", "stats", e2eRoom, "--json"), &stats)
@@ -263,7 +264,7 @@ func compareDigests(t *testing.T, w *world, people []*person) {
 			t.Errorf("%s: status %+v", p.name, s)
 		}
 	}
-	if got := replay(t, w).Digest(); got != stats.Digest {
+	if got := memory.Digest(); got != stats.Digest {
 		t.Errorf("the log adds up to %+v, the server has %+v", got, stats.Digest)
 	}
 }
@@ -293,9 +294,8 @@ func replay(t *testing.T, w *world) *tree.Tree {
 
 // compareTrees compares every node, with place and properties, of the visible tree and of Trash: what
 // the server says, what the log makes, and what each of the people holds. It returns the visible tree.
-func compareTrees(t *testing.T, w *world, people []*person) []placed {
+func compareTrees(t *testing.T, w *world, people []*person, memory *tree.Tree) []placed {
 	t.Helper()
-	memory := replay(t, w)
 	var visible []placed
 	for _, top := range []moveop.NodeID{moveop.Trash, moveop.Root} {
 		want := serverTree(t, w, top)
@@ -418,10 +418,9 @@ func compareExports(t *testing.T, w *world, want []placed, digest moveop.Digest)
 	}
 }
 
-func reportFigures(t *testing.T, w *world, done imported) {
+func reportFigures(t *testing.T, memory *tree.Tree, done imported) {
 	t.Helper()
 	var corrections, ineffective, moves, sets int
-	memory := replay(t, w)
 	for op := range memory.Ops(moveop.Timestamp{}) {
 		switch effective, _ := memory.IsEffective(op.TS); {
 		case op.Kind == moveop.Set:
