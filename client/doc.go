@@ -42,6 +42,7 @@
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,
 //	                                           stamp the outbox anew
 //	too_large                                  smaller batches
-//	invalid_op, bad_request                    set the operation aside (see Client.Refused), go on
+//	invalid_op, bad_request                    put the operation into quarantine, go on with the others:
+//	                                           see Client.Refused, Retry, Discard, ExportRefused
 //	unauthorized, forbidden                    StateNeedsAuth, or no pushes for a while
 package client

@@ -53,8 +53,8 @@ var (
 var (
 	// ErrOffline means that the client was opened without a RealtimeURL.
 	ErrOffline = errors.New("client has no services to sync with")
-	// ErrRefused means that the server refused operations for good. They stay in the outbox, see
-	// Client.Refused, and everything else goes on.
+	// ErrRefused means that the server refused operations for good. They are in quarantine, see
+	// Client.Refused, Client.Retry and Client.Discard, and everything else goes on.
 	ErrRefused = errors.New("the server refused operations")
 )
 

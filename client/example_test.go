@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -130,4 +131,22 @@ func ExampleClient_Watch() {
 		fmt.Println(e.Origin, change.Kind(), change.Values[0].Key, string(change.Values[0].Value))
 	}
 	// Output: local created title "tulips"
+}
+
+// Show the user what the server refused for good, keep a copy, and take it back.
+func ExampleClient_Discard() {
+	settle := func(ctx context.Context, c *client.Client, keep io.Writer) error {
+		refused, err := c.Refused(ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range refused {
+			fmt.Printf("%s of node %s: %s (%s)\n", r.Op.Kind, r.Op.Node, r.Message, r.Code)
+		}
+		if err := c.ExportRefused(ctx, keep); err != nil {
+			return err
+		}
+		return c.Discard(ctx) // or Retry, once what the server objected to has changed
+	}
+	_ = settle
 }

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"context"
 	"database/sql"
 	"fmt"
 	"time"
@@ -10,48 +9,38 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Refusal is an operation that the server refused for good. It is part of what is read here, and of
-// nobody else's tree.
-type Refusal struct {
-	Op   moveop.Op
-	Edit int64     // the local transaction that made it: Version of its Event
-	Code wire.Code // why
-}
-
-// Refused lists the operations that the server refused for good, in the order in which they were made.
-func (c *Client) Refused(ctx context.Context) (refusals []Refusal, err error) {
-	err = c.store.view(ctx, func(s *session) error {
-		return s.each(`SELECT edit, refused, `+outboxColumns+` FROM outbox WHERE refused IS NOT NULL ORDER BY ts`,
-			nil, func(rows *sql.Rows) error {
-				var r Refusal
-				r.Op, err = scanOp(rows, &r.Edit, &r.Code)
-				refusals = append(refusals, r)
-				return err
-			})
-	})
-	return refusals, err
-}
-
 // outboxColumns are in the order of scanOp.
 const outboxColumns = `kind, ts, node, parent, order_key, key, value, 0, known, NULL`
+
+// queued is an operation of the outbox.
+type queued struct {
+	op      moveop.Op
+	edit    int64  // the local transaction that made it
+	refused string // the code for which the server refused it for good; empty if it did not
+	reason  string // what it said
+}
 
 // queue appends a new operation of this replica to the outbox.
 func (t *txn) queue(op *moveop.Op) error {
 	t.meta.pending++
 	t.meta.issued = op.TS
-	return t.insertQueued(op, t.meta.version+1, nil)
+	return t.insertQueued(&queued{op: *op, edit: t.meta.version + 1})
 }
 
-func (t *txn) insertQueued(op *moveop.Op, edit int64, refused any) error {
-	var parent, orderKey, key, value any
+func (t *txn) insertQueued(q *queued) error {
+	op := &q.op
+	var parent, orderKey, key, value, refused any
 	if op.Kind == moveop.Move {
 		parent, orderKey = op.Parent[:], op.OrderKey
 	} else {
 		key, value = op.Key, string(op.Value)
 	}
-	_, err := t.exec(`INSERT INTO outbox (ts, kind, node, parent, order_key, key, value, known, edit, refused)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		op.TS[:], int(op.Kind), op.Node[:], parent, orderKey, key, value, op.Known, edit, refused)
+	if q.refused != "" {
+		refused = q.refused
+	}
+	_, err := t.exec(`INSERT INTO outbox (ts, kind, node, parent, order_key, key, value, known, edit, refused, reason)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		op.TS[:], int(op.Kind), op.Node[:], parent, orderKey, key, value, op.Known, q.edit, refused, q.reason)
 	return err
 }
 
@@ -70,18 +59,15 @@ func (t *txn) unqueue(ts moveop.Timestamp) error {
 	return err
 }
 
-// queued is an operation of the outbox.
-type queued struct {
-	op      moveop.Op
-	edit    int64
-	refused sql.NullString
+// outbox returns everything in it, in order.
+func (s *session) outbox() (all []queued, err error) {
+	return s.queued(`SELECT edit, coalesce(refused, ''), reason, ` + outboxColumns + ` FROM outbox ORDER BY ts`)
 }
 
-// outbox returns everything in it, in order.
-func (t *txn) outbox() (all []queued, err error) {
-	err = t.each(`SELECT edit, refused, `+outboxColumns+` FROM outbox ORDER BY ts`, nil, func(rows *sql.Rows) error {
+func (s *session) queued(query string) (all []queued, err error) {
+	err = s.each(query, nil, func(rows *sql.Rows) error {
 		var q queued
-		q.op, err = scanOp(rows, &q.edit, &q.refused)
+		q.op, err = scanOp(rows, &q.edit, &q.refused, &q.reason)
 		all = append(all, q)
 		return err
 	})
@@ -132,14 +118,6 @@ func (t *txn) acknowledge(results []wire.Result) error {
 	return nil
 }
 
-// refuse marks an operation that the server will never take. It stays in the outbox, out of the way
-// of the others.
-func (t *txn) refuse(ts moveop.Timestamp, code wire.Code) error {
-	n, err := t.exec(`UPDATE outbox SET refused = ? WHERE ts = ? AND refused IS NULL`, string(code), ts[:])
-	t.meta.refused += n
-	return err
-}
-
 // setClock takes over the server's time and stamps everything in the outbox anew.
 func (t *txn) setClock(offset time.Duration) error {
 	t.meta.offset = offset
@@ -170,42 +148,54 @@ func replicaBytes(replica moveop.ReplicaID) []byte {
 	return ts[8:]
 }
 
-// restamp gives everything in the outbox new timestamps, in the same order: in the log and the tree
-// they replace the old ones.
+// restamp gives everything in the outbox new timestamps, in the same order, from the server's clock on.
 func (t *txn) restamp() error {
 	all, err := t.outbox()
 	if err != nil {
 		return err
 	}
+	if err := t.takeBack(all); err != nil {
+		return err
+	}
+	t.store.clock = moveop.NewClock(t.meta.replica, t.meta.accepted, t.store.now)
+	t.store.clock.SetOffset(t.meta.offset)
+	return t.stampAnew(all)
+}
+
+// takeBack removes operations from the outbox and from the log.
+func (t *txn) takeBack(all []queued) error {
 	ops := make([]moveop.Op, len(all))
 	for i := range all {
 		ops[i] = all[i].op
+		if err := t.unqueue(ops[i].TS); err != nil {
+			return err
+		}
 	}
 	if err := t.withdraw(ops); err != nil {
 		return fmt.Errorf("withdraw pending operations: %w", err)
 	}
-	if _, err := t.exec(`DELETE FROM outbox`); err != nil {
-		return err
-	}
+	return nil
+}
+
+// stampAnew puts operations that were taken back in again, under new timestamps, in the same order.
+func (t *txn) stampAnew(all []queued) (err error) {
 	renamed := make(map[moveop.Timestamp]moveop.Timestamp, len(all))
-	t.store.clock = moveop.NewClock(t.meta.replica, t.meta.accepted, t.store.now)
-	t.store.clock.SetOffset(t.meta.offset)
+	ops := make([]moveop.Op, len(all))
 	for i := range all {
 		op := &all[i].op
 		was := op.TS
 		if op.TS, err = t.store.clock.Next(); err != nil {
 			return err
 		}
-		renamed[was] = op.TS
-		var refused any
-		if all[i].refused.Valid {
-			refused = all[i].refused.String
-		}
-		if err := t.insertQueued(op, all[i].edit, refused); err != nil {
+		renamed[was], ops[i] = op.TS, *op
+		if err := t.insertQueued(&all[i]); err != nil {
 			return err
 		}
 		t.meta.issued = op.TS
-		ops[i] = *op
+		t.meta.pending++
+		if all[i].refused != "" {
+			t.meta.refused++
+		}
 	}
 	if err := t.add(ops); err != nil {
 		return err

@@ -49,7 +49,8 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 		return 0, err
 	}
 	if l.limits.MaxFrame > 0 && int64(len(frame)) > l.limits.MaxFrame {
-		return 0, l.refuseOp(ctx, batch[0].TS, wire.CodeTooLarge) // alone in its batch, or it would fit
+		e := wire.NewError(wire.CodeTooLarge, "a push of %d bytes, the server takes %d", len(frame), l.limits.MaxFrame)
+		return 0, l.refuseOp(ctx, batch[0].TS, e) // alone in its batch, or it would fit
 	}
 	l.id++
 	l.inflight = batch
@@ -154,12 +155,12 @@ func (l *link) narrow(ctx context.Context, batch []moveop.Op, e *wire.Error) err
 	if e.Op != nil && e.Code != wire.CodeTooLarge {
 		for i := range batch {
 			if batch[i].TS == *e.Op {
-				return l.refuseOp(ctx, *e.Op, e.Code)
+				return l.refuseOp(ctx, *e.Op, e)
 			}
 		}
 	}
 	if len(batch) == 1 {
-		return l.refuseOp(ctx, batch[0].TS, e.Code)
+		return l.refuseOp(ctx, batch[0].TS, e)
 	}
 	l.maxBatch = max(1, len(batch)/2)
 	l.after = time.Time{}
@@ -167,9 +168,9 @@ func (l *link) narrow(ctx context.Context, batch []moveop.Op, e *wire.Error) err
 }
 
 // refuseOp sets an operation aside.
-func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, code wire.Code) error {
-	l.log.Error("operation refused for good", "op", ts, "code", code)
-	err := l.update(ctx, func(t *txn) error { return t.refuse(ts, code) })
+func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, e *wire.Error) error {
+	l.log.Error("operation refused for good", "op", ts, "error", e)
+	err := l.update(ctx, func(t *txn) error { return t.refuse(ts, e) })
 	signal(l.c.wakeups) // the others can go on
 	return err
 }
