@@ -94,7 +94,11 @@ func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
 		select {
 		case err := <-done:
 			return r.explain(ctx, err)
-		case s := <-statuses:
+		case s, open := <-statuses:
+			if !open {
+				statuses = nil // then done is about to say why
+				continue
+			}
 			if connected(s) || connected(last) {
 				lost.Reset(r.patience)
 			}
