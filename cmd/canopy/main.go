@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -27,6 +28,10 @@ func main() {
 	}, os.Args[1:]))
 }
 
+// echo is for how long after the first signal another one counts as the same: timeout(1) and many
+// supervisors signal a process and then its group, of which it is one.
+const echo = 500 * time.Millisecond
+
 // untilSignal returns a context that the first SIGINT or SIGTERM ends. The second one ends the
 // process, for which nothing is left to do: a private Postgres goes down with it.
 func untilSignal(ctx context.Context) (context.Context, func()) {
@@ -35,7 +40,9 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		cancel(interrupted{<-signals})
-		<-signals
+		for first := time.Now(); time.Since(first) < echo; {
+			<-signals
+		}
 		fmt.Fprintln(os.Stderr, "canopy: stopped by force")
 		os.Exit(exitInterrupted)
 	}()

@@ -90,6 +90,20 @@ func (p *program) signal(sig os.Signal) {
 	}
 }
 
+// signalUntilExit signals again and again, as somebody impatient does.
+func (p *program) signalUntilExit(sig os.Signal) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.exited:
+			return
+		case <-tick.C:
+			_ = p.cmd.Process.Signal(sig) // it may just have ended
+		}
+	}
+}
+
 // wait returns the exit code.
 func (p *program) wait() int {
 	p.t.Helper()
@@ -244,8 +258,22 @@ func TestDevSaysWhatItIs(t *testing.T) {
 	}
 }
 
-// Somebody connected and says nothing: that holds up an orderly end, and the second signal does not
-// wait for it.
+// timeout(1) sends its signal to the process and then to the group that it is in. (Two kinds, because
+// a signal that is pending is not sent a second time.)
+func TestASignalThatComesTwiceIsOne(t *testing.T) {
+	t.Parallel()
+	dir := publicTemp(t)
+	p, ready := startDev(t, "--data-dir", dir)
+	p.signal(syscall.SIGTERM)
+	p.signal(syscall.SIGINT)
+	if code := p.wait(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, p.stderr.String())
+	}
+	checkStopped(t, dir, ready)
+}
+
+// Somebody began a request and does not finish it: that holds up an orderly end, and the second signal
+// does not wait for it.
 func TestASecondSignalForces(t *testing.T) {
 	t.Parallel()
 	dir := publicTemp(t)
@@ -255,11 +283,15 @@ func TestASecondSignalForces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	p.signal(syscall.SIGTERM)
-	for listening(ready.Realtime) {
-		runtime.Gosched()
+	request := "POST /v1/rooms/notes/ops HTTP/1.1\r\nHost: canopy\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q, %v", line, err)
 	}
 	p.signal(syscall.SIGTERM)
+	p.signalUntilExit(syscall.SIGTERM)
 	if code := p.wait(); code != exitInterrupted {
 		t.Errorf("exit code %d: %s", code, p.stderr.String())
 	}
