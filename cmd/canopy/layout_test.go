@@ -21,6 +21,7 @@ var layers = map[string]int{
 	"realtime/wire":    1,
 	"bootstrap/format": 1,
 	"realtime":         2,
+	"realtime/auth":    3, // for cmd alone: the services have hooks
 	"bootstrap":        2,
 	"client":           2,
 	"pgfuncs":          2,
@@ -39,6 +40,7 @@ var exclusive = map[string][]string{
 	"github.com/labstack/echo/v4":                {"realtime", "bootstrap"},
 	"github.com/prometheus/client_golang":        {"realtime", "bootstrap"},
 	"github.com/leanovate/gopter":                {"proptest"},
+	"github.com/golang-jwt/jwt/v5":               {"realtime"},
 	"github.com/alecthomas/kong":                 {},
 	"github.com/schollz/progressbar/v3":          {},
 }

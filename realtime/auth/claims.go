@@ -1,0 +1,188 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	// maxNameBytes bounds a subject, the id of a token and that of a key.
+	maxNameBytes = 128
+	// maxTime is the last second that a claim may name: the end of the year 9999.
+	maxTime = 253402300799
+)
+
+// members are those of a JSON object, by their exact names: encoding/json would take "ROOMS" for rooms.
+type members map[string]json.RawMessage
+
+// object reads a JSON object. It refuses one with the same name twice, of which one program may read
+// the first value and another the last.
+func object(text []byte) (members, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return nil, errors.New("not a JSON object")
+	}
+	m := members{}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err
+		}
+		key, _ := name.(string) // an object's names are strings
+		if _, twice := m[key]; twice {
+			return nil, fmt.Errorf("%.40q is there twice", key)
+		}
+		m[key] = value
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return m, nil
+}
+
+// has reports whether a member is there and not null.
+func (m members) has(name string) bool {
+	value, ok := m[name]
+	return ok && string(value) != "null"
+}
+
+// text reads a string; one that is not there is empty.
+func (m members) text(name string, to *string) error {
+	if !m.has(name) {
+		return nil
+	}
+	if err := json.Unmarshal(m[name], to); err != nil {
+		return fmt.Errorf("%s is not a string", name)
+	}
+	return nil
+}
+
+// name reads a string that is shown, logged or kept.
+func (m members) name(name string, to *string) error {
+	if err := m.text(name, to); err != nil {
+		return err
+	}
+	if err := checkName(*to); err != nil {
+		return fmt.Errorf("%s %w", name, err)
+	}
+	return nil
+}
+
+func checkName(text string) error {
+	if len(text) > maxNameBytes {
+		return fmt.Errorf("has more than %d bytes", maxNameBytes)
+	}
+	if !utf8.ValidString(text) {
+		return errors.New("is not UTF-8")
+	}
+	for _, r := range text {
+		if !unicode.IsPrint(r) {
+			return errors.New("has a character that does not print")
+		}
+	}
+	return nil
+}
+
+// time reads a NumericDate; one that is not there is zero.
+func (m members) time(name string, to *time.Time) error {
+	if !m.has(name) {
+		return nil
+	}
+	seconds, err := strconv.ParseFloat(string(m[name]), 64)
+	if err != nil || seconds < 0 || seconds > maxTime {
+		return fmt.Errorf("%s is not a time in seconds since 1970", name)
+	}
+	whole, part := math.Modf(seconds)
+	*to = time.Unix(int64(whole), int64(part*1e9))
+	return nil
+}
+
+// texts reads a string or a list of strings.
+func (m members) texts(name string, to *[]string) error {
+	if !m.has(name) {
+		return nil
+	}
+	var one string
+	if json.Unmarshal(m[name], &one) == nil {
+		*to = []string{one}
+		return nil
+	}
+	if err := json.Unmarshal(m[name], to); err != nil {
+		return fmt.Errorf("%s is neither a string nor a list of strings", name)
+	}
+	return nil
+}
+
+// UnmarshalJSON reads the claims of a token. What they mean is not looked at, but for what makes them
+// ambiguous.
+func (c *Claims) UnmarshalJSON(text []byte) error {
+	m, err := object(text)
+	if err != nil {
+		return err
+	}
+	var read Claims
+	err = firstError(
+		m.name("sub", &read.Subject), m.name("jti", &read.ID), m.text("iss", &read.Issuer), m.texts("aud", &read.Audience),
+		m.time("iat", &read.Issued), m.time("nbf", &read.NotBefore), m.time("exp", &read.Expires))
+	if err == nil && m.has("rooms") {
+		err = json.Unmarshal(m["rooms"], &read.Rooms)
+	}
+	if err != nil {
+		return err
+	}
+	*c = read
+	return nil
+}
+
+// MarshalJSON writes the claims as a token has them.
+func (c Claims) MarshalJSON() ([]byte, error) {
+	m := map[string]any{"sub": c.Subject, "rooms": append([]Grant{}, c.Rooms...)}
+	for name, text := range map[string]string{"jti": c.ID, "iss": c.Issuer} {
+		if text != "" {
+			m[name] = text
+		}
+	}
+	if len(c.Audience) > 0 {
+		m["aud"] = c.Audience
+	}
+	for name, t := range map[string]time.Time{"iat": c.Issued, "nbf": c.NotBefore, "exp": c.Expires} {
+		if !t.IsZero() {
+			m[name] = t.Unix()
+		}
+	}
+	return json.Marshal(m)
+}
+
+// registered is Claims for package jwt, which asks by these methods.
+type registered struct{ *Claims }
+
+func numericDate(t time.Time) *jwt.NumericDate {
+	if t.IsZero() {
+		return nil
+	}
+	return &jwt.NumericDate{Time: t}
+}
+
+func (c registered) GetExpirationTime() (*jwt.NumericDate, error) { return numericDate(c.Expires), nil }
+func (c registered) GetIssuedAt() (*jwt.NumericDate, error)       { return numericDate(c.Issued), nil }
+func (c registered) GetNotBefore() (*jwt.NumericDate, error)      { return numericDate(c.NotBefore), nil }
+func (c registered) GetIssuer() (string, error)                   { return c.Issuer, nil }
+func (c registered) GetSubject() (string, error)                  { return c.Subject, nil }
+func (c registered) GetAudience() (jwt.ClaimStrings, error)       { return c.Audience, nil }

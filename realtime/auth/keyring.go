@@ -1,0 +1,266 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// maxKeys is the number of keys of one source: a token that names none is tried with each.
+	maxKeys = 64
+	// maxKeyBytes is the size of what one source may have.
+	maxKeyBytes = 256 << 10
+	// fetchTimeout is the time for getting the keys of all sources.
+	fetchTimeout = 5 * time.Second
+)
+
+// Source is where keys come from. It is read again in the course of time.
+type Source struct {
+	name string
+	load func(ctx context.Context) ([]Key, error)
+}
+
+// Text is a source that is always the same: PEM, a JWK or a JWK Set, say from the environment. The
+// name is for messages.
+func Text(name, text string) Source {
+	return Source{name, func(context.Context) ([]Key, error) { return ParseKeys([]byte(text)) }}
+}
+
+// File is a file with PEM, a JWK or a JWK Set.
+func File(path string) Source {
+	return Source{path, func(context.Context) ([]Key, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return readKeys(f)
+	}}
+}
+
+// URL is where an issuer publishes its JWK Set. It is https, or http on this machine; redirects are not
+// followed. Secrets in it are refused: what everybody can get is none. A nil transport is one with the
+// environment's proxy.
+func URL(address string, transport http.RoundTripper) (Source, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return Source{}, fmt.Errorf("%.200q is not an https URL", address)
+	}
+	if transport == nil {
+		transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true} // it is asked seldom
+	}
+	client := &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return Source{address, func(ctx context.Context) ([]Key, error) { return fetch(ctx, client, address) }}, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+func fetch(ctx context.Context, client *http.Client, address string) ([]Key, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("http status %d", resp.StatusCode)
+	}
+	keys, err := readKeys(resp.Body)
+	for _, k := range keys {
+		if k.Algorithm == HS256 {
+			return nil, errors.New("a secret is published")
+		}
+	}
+	return keys, err
+}
+
+func readKeys(r io.Reader) ([]Key, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxKeyBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxKeyBytes {
+		return nil, fmt.Errorf("read keys: more than %d bytes", maxKeyBytes)
+	}
+	return ParseKeys(text)
+}
+
+// KeyringConfig is what NewKeyring needs. Only Sources is required.
+type KeyringConfig struct {
+	Sources []Source
+	// Refresh is how old the keys may become before the next token has the sources read again, which is
+	// how a key that was taken back goes. Defaults to 5 min.
+	Refresh time.Duration
+	// Pause is the least time between two readings, however many tokens name keys that are not there.
+	// Defaults to 10 s.
+	Pause time.Duration
+	// Logger is told of sources that cannot be read. Defaults to none.
+	Logger *slog.Logger
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Keyring holds the keys of its sources. It reads them when a token names a key that it does not have,
+// and from time to time. A source that cannot be read keeps the keys that it had.
+type Keyring struct {
+	cfg KeyringConfig
+
+	mu      sync.Mutex // guards what follows
+	keys    [][]Key    // by source
+	loaded  time.Time
+	tried   time.Time
+	reading chan struct{} // closed at the end of the reading under way; nil if there is none
+}
+
+// NewKeyring returns a keyring without keys: Load gets them.
+func NewKeyring(cfg KeyringConfig) *Keyring {
+	if cfg.Refresh == 0 {
+		cfg.Refresh = 5 * time.Minute
+	}
+	if cfg.Pause == 0 {
+		cfg.Pause = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Keyring{cfg: cfg, keys: make([][]Key, len(cfg.Sources))}
+}
+
+// Load reads all sources, for the first time: each of them must have keys.
+func (k *Keyring) Load(ctx context.Context) error {
+	if len(k.cfg.Sources) == 0 {
+		return errors.New("load keys: there is nowhere to get them from")
+	}
+	keys, err := k.read(ctx)
+	if err != nil {
+		return fmt.Errorf("load keys: %w", err)
+	}
+	k.take(keys)
+	return nil
+}
+
+// read reads all sources. What cannot be read is nil.
+func (k *Keyring) read(ctx context.Context) ([][]Key, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	keys := make([][]Key, len(k.cfg.Sources))
+	var errs []error
+	for i, source := range k.cfg.Sources {
+		var err error
+		if keys[i], err = source.load(ctx); err != nil {
+			keys[i] = nil
+			errs = append(errs, fmt.Errorf("%s: %w", source.name, err))
+		}
+	}
+	return keys, errors.Join(errs...)
+}
+
+func (k *Keyring) take(keys [][]Key) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range keys {
+		if keys[i] != nil {
+			k.keys[i] = keys[i]
+		}
+	}
+	k.loaded = k.cfg.Now()
+	k.tried = k.loaded
+}
+
+// find returns the keys that may have signed a token with this header. All of them are for its
+// algorithm.
+func (k *Keyring) find(ctx context.Context, head header) []Key {
+	keys, known := k.match(head)
+	if known && !k.isOld() {
+		return keys
+	}
+	k.refresh(ctx, !known)
+	keys, _ = k.match(head)
+	return keys
+}
+
+func (k *Keyring) isOld() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cfg.Now().Sub(k.loaded) >= k.cfg.Refresh
+}
+
+// match looks among the keys at hand. Keys with the token's id, of which known tells, go before keys
+// without any, which stand for any id: an issuer may name what is known here by its PEM alone.
+func (k *Keyring) match(head header) (keys []Key, known bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var nameless []Key
+	for _, set := range k.keys {
+		for _, key := range set {
+			switch {
+			case key.Algorithm != head.algorithm:
+			case head.keyID == "" || key.ID == head.keyID:
+				keys = append(keys, key)
+			case key.ID == "":
+				nameless = append(nameless, key)
+			}
+		}
+	}
+	if len(keys) > 0 {
+		return keys, true
+	}
+	return nameless, false
+}
+
+// refresh reads the sources again, unless that was done just now. One caller does it; others wait for
+// it if they want to.
+func (k *Keyring) refresh(ctx context.Context, wait bool) {
+	k.mu.Lock()
+	if reading := k.reading; reading != nil {
+		k.mu.Unlock()
+		if !wait {
+			return
+		}
+		select {
+		case <-reading:
+		case <-ctx.Done():
+		}
+		return
+	}
+	if k.cfg.Now().Sub(k.tried) < k.cfg.Pause {
+		k.mu.Unlock()
+		return
+	}
+	k.tried = k.cfg.Now()
+	reading := make(chan struct{})
+	k.reading = reading
+	k.mu.Unlock()
+
+	keys, err := k.read(context.WithoutCancel(ctx)) // others wait for it too
+	if err != nil {
+		k.cfg.Logger.Warn("keys cannot be read again; going on with those at hand", "error", err)
+	}
+	k.take(keys)
+	k.mu.Lock()
+	k.reading = nil
+	k.mu.Unlock()
+	close(reading)
+}

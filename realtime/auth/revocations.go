@@ -1,0 +1,188 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Revocation is one revoked token.
+type Revocation struct {
+	// Version is greater than that of everything that was revoked before.
+	Version int64
+	ID      string
+	Expires time.Time // zero where it is not known
+}
+
+// RevocationLog is where revocations are kept. RevocationsAfter returns at most limit of them, with a
+// greater version than after and in that order, and the greatest version given so far. Who has seen a
+// version has seen all before it.
+type RevocationLog interface {
+	RevocationsAfter(ctx context.Context, after int64, limit int) (list []Revocation, head int64, err error)
+}
+
+// RevocationsConfig is what NewRevocations needs. Only Log is required.
+type RevocationsConfig struct {
+	Log RevocationLog
+	// Poll is how often the log is asked for what is new. Defaults to 1 s.
+	Poll time.Duration
+	// Stale is how old the list may become before tokens are refused as busy, because they may have been
+	// revoked. Defaults to 10 s.
+	Stale time.Duration
+	// Logger is told when the log cannot be read. Defaults to none.
+	Logger *slog.Logger
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Revocations is the list of revoked tokens, as one process knows it.
+type Revocations struct {
+	cfg RevocationsConfig
+
+	mu      sync.Mutex // guards what follows
+	last    int64      // the greatest version that is known
+	expires map[string]time.Time
+	fresh   time.Time // when the list was last known to be whole; zero: never
+	pruned  time.Time
+	failing bool // the last reading failed; said once
+}
+
+// keepExpired is how long a token is kept in the list after its expiry: beyond any leeway.
+const keepExpired = 2 * MaxLeeway
+
+// NewRevocations returns an empty list, which is good for nothing until Load or Run has read the log.
+func NewRevocations(cfg RevocationsConfig) *Revocations {
+	if cfg.Poll == 0 {
+		cfg.Poll = time.Second
+	}
+	if cfg.Stale == 0 {
+		cfg.Stale = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Revocations{cfg: cfg, expires: map[string]time.Time{}}
+}
+
+// Run keeps the list up to date until ctx is done. Reading that fails is tried again.
+func (r *Revocations) Run(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.Poll)
+	defer tick.Stop()
+	for {
+		err := r.Load(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.report(err)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// report logs that reading began to fail, or works again.
+func (r *Revocations) report(err error) {
+	r.mu.Lock()
+	failing := r.failing
+	r.failing = err != nil
+	r.mu.Unlock()
+	switch {
+	case err != nil && !failing:
+		r.cfg.Logger.Error("revoked tokens cannot be read", "error", err)
+	case err == nil && failing:
+		r.cfg.Logger.Info("revoked tokens can be read again")
+	}
+}
+
+// batch is how many revocations are read at a time.
+const batch = 1000
+
+// Load reads what is new.
+func (r *Revocations) Load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stale)
+	defer cancel()
+	for {
+		begin := r.cfg.Now()
+		list, head, err := r.cfg.Log.RevocationsAfter(ctx, r.known(), batch)
+		if err != nil {
+			return fmt.Errorf("read revoked tokens: %w", err)
+		}
+		if r.take(list, head, begin) {
+			return nil
+		}
+	}
+}
+
+func (r *Revocations) known() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+// take adds to the list, and reports whether it is whole.
+func (r *Revocations) take(list []Revocation, head int64, at time.Time) (whole bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if head < r.last { // the log was restored from a backup: it counts anew
+		r.last = 0
+		return false
+	}
+	for _, revoked := range list {
+		r.expires[revoked.ID] = revoked.Expires
+		r.last = revoked.Version
+	}
+	if len(list) == batch {
+		return false
+	}
+	r.last, r.fresh = head, at
+	r.prune(at)
+	return true
+}
+
+// prune forgets what has expired anyway. The caller holds mu.
+func (r *Revocations) prune(now time.Time) {
+	if now.Sub(r.pruned) < time.Minute {
+		return
+	}
+	r.pruned = now
+	for id, expires := range r.expires {
+		if !expires.IsZero() && now.Sub(expires) > keepExpired {
+			delete(r.expires, id)
+		}
+	}
+}
+
+// Revoked reports whether a token is known to be revoked. It does no I/O.
+func (r *Revocations) Revoked(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, revoked := r.expires[id]
+	return revoked
+}
+
+// check refuses a revoked token, and one that may be: without knowing, nobody new is let in. Tokens
+// without an id cannot be revoked.
+func (r *Revocations) check(id string) error {
+	if id == "" {
+		return nil
+	}
+	r.mu.Lock()
+	stale := r.cfg.Now().Sub(r.fresh) > r.cfg.Stale
+	r.mu.Unlock()
+	switch {
+	case r.Revoked(id):
+		return unauthorized("the token was revoked")
+	case stale:
+		return wire.NewError(wire.CodeBusy, "which tokens are revoked cannot be told now")
+	}
+	return nil
+}
