@@ -27,6 +27,12 @@
 // the file. It names what a step left behind by the operation that did it, and takes back only what
 // is still there: never somebody else's change. See Client.Undo.
 //
+// # Copies
+//
+// Client.Export writes a copy while the file is in use. Every copy of a file is a replica of its own
+// and goes by an id of its own, at the latest when it meets the other one's traces on the server.
+// Client.Fork makes a file for a new room out of what is here.
+//
 // # Sync
 //
 // The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new

@@ -150,3 +150,31 @@ func ExampleClient_Discard() {
 	}
 	_ = settle
 }
+
+// Export a copy while the replica is in use, and make a room of its own from what is there.
+func ExampleClient_Fork() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "canopy")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Export(ctx, filepath.Join(dir, "backup.canopy")); err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Fork(ctx, filepath.Join(dir, "meadow.canopy"), "meadow"); err != nil {
+		log.Fatal(err)
+	}
+	fork, err := client.Open(ctx, filepath.Join(dir, "meadow.canopy"), client.Options{}) // with services, to share it
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer fork.Close()
+	fmt.Println(fork.Room(), fork.Replica() != c.Replica())
+	// Output: meadow true
+}

@@ -51,7 +51,7 @@ func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile,
 	}()
 	err = checkFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = createFile(path, fresh)
+		err = createReplica(path, fresh)
 	}
 	if err != nil {
 		return nil, err
@@ -128,26 +128,43 @@ func checkFile(path string) error {
 	return nil
 }
 
-// createFile makes a replica file under another name and renames it: there is never half a file.
-func createFile(path string, fresh meta) error {
+// createReplica makes an empty replica.
+func createReplica(path string, fresh meta) error {
 	if fresh.room == "" {
 		return errors.New("a new file needs Options.Room")
 	}
+	return createFile(path, func(draft string) error { return writeDraft(draft, fresh) })
+}
+
+// createFile makes a file under another name and renames it: there is never half a file.
+func createFile(path string, write func(draft string) error) (err error) {
 	draft := path + "-new"
-	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeFile(draft); err != nil {
 		return fmt.Errorf("create replica file: %w", err)
 	}
-	if err := writeDraft(draft, fresh); err != nil {
-		return fmt.Errorf("create replica file: %w", err)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create replica file: %w", errors.Join(err, removeFile(draft)))
+		}
+	}()
+	if err := write(draft); err != nil {
+		return err
 	}
 	if err := syncFile(draft); err != nil {
-		return fmt.Errorf("create replica file: %w", err)
+		return err
 	}
 	if err := os.Rename(draft, path); err != nil {
-		return fmt.Errorf("create replica file: %w", err)
+		return err
 	}
 	// Not every system can sync a directory. Where one cannot, the name is as safe as it makes it.
 	_ = syncFile(filepath.Dir(path))
+	return nil
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
