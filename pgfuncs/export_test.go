@@ -7,3 +7,17 @@ func (db *DB) FlushStatistics(ctx context.Context) error {
 	_, err := db.pool.Exec(ctx, `select pg_stat_force_next_flush()`)
 	return err
 }
+
+// TerminateHints ends the connections that listen for hints, and returns how many there were.
+func (db *DB) TerminateHints(ctx context.Context) (n int, err error) {
+	err = db.pool.QueryRow(ctx, `
+		select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where datname = current_database() and application_name = 'canopy hints'`).Scan(&n)
+	return n, err
+}
+
+// Notify sends one payload as it is.
+func (db *DB) Notify(ctx context.Context, payload string) error {
+	_, err := db.pool.Exec(ctx, `select pg_notify('`+hintChannel+`', $1)`, payload)
+	return err
+}

@@ -124,7 +124,7 @@ func TestRevocationReachesOpenSockets(t *testing.T) {
 			cfg.Revoked = func(id string) bool { return revoked.Load() != nil && *revoked.Load() == id }
 		})
 		p, other := s.joinWith(0xa, "ever"), s.joinWith(0xb, "90s")
-		time.Sleep(30 * time.Second)
+		time.Sleep(20 * time.Second)
 		id := "ever"
 		revoked.Store(&id)
 		begin := time.Now()

@@ -136,6 +136,7 @@ func (h *hub) apply(ctx context.Context, j *job) (wire.Applied, error) {
 	}
 	h.commits(applied.Head)
 	signal(h.dirty)
+	h.tell(applied.Head)
 	return applied, nil
 }
 

@@ -14,8 +14,8 @@
 // # Goroutines
 //
 // Each room that is in use has a hub with one goroutine that relays and one that commits; each socket
-// has one that reads (its HTTP handler's) and one that writes. Serve owns them all and returns after
-// they have stopped. Server is safe for concurrent use.
+// has one that reads (its HTTP handler's) and one that writes; one more listens to the other processes
+// (Hints). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
 //
 // The protocol, with its codes and what a client does about each, is described in package wire.
 package realtime
@@ -57,6 +57,19 @@ type Store interface {
 	Stats(ctx context.Context, room string) (wire.Stats, error)
 }
 
+// Hints carries word of commits between the processes that serve one database, so that they need not
+// wait for the next poll. The log is the truth: a hint that is lost, doubled or made up costs latency
+// or a read, nothing else. pgfuncs.Hints is one over Postgres.
+type Hints interface {
+	// Publish tells the other processes that a room's log has reached head. It does not block.
+	Publish(room string, head int64)
+	// Run calls hear for what is published, by whichever process, until ctx is done; then it sends off
+	// what was published here and returns. It calls live with true when hints begin to come through
+	// (those from before may have been lost) and with false when they no longer do. It calls both from
+	// one goroutine.
+	Run(ctx context.Context, hear func(room string, head int64), live func(bool))
+}
+
 // Grant is what a token allows in a room. Without Read the room does not exist for its bearer.
 type Grant struct {
 	Read  bool
@@ -73,6 +86,10 @@ type Grant struct {
 // Config is what New needs. Only Store is required.
 type Config struct {
 	Store Store
+
+	// Hints are of use where several processes serve one database. Only Serve runs them. Defaults to
+	// none: what other processes commit is found by polling.
+	Hints Hints
 
 	// Logger gets one line per session and per fault. Defaults to none.
 	Logger *slog.Logger
@@ -132,8 +149,12 @@ type Timing struct {
 	// Hello is the time for the first message, the close code after it 4408. Defaults to 5 s.
 	Hello time.Duration
 	// Poll is how often a room's head is read from the store, which is how commits of other processes
-	// are found. Defaults to 1 s.
+	// are found while there are no hints. Defaults to 1 s.
 	Poll time.Duration
+	// HintedPoll is the same while hints come through: for the one that may be lost all the same, and
+	// for a history that was replaced. An idle room is read for every head that it sends, too.
+	// Defaults to 5 s.
+	HintedPoll time.Duration
 	// Head is how often an idle room sends its head and digest. Defaults to 5 s.
 	Head time.Duration
 	// Presence is the time over which presence is coalesced. Defaults to 100 ms.
@@ -198,6 +219,7 @@ func (l *Limits) setDefaults() {
 func (t *Timing) setDefaults() {
 	setDefault(&t.Hello, 5*time.Second)
 	setDefault(&t.Poll, time.Second)
+	setDefault(&t.HintedPoll, 5*time.Second)
 	setDefault(&t.Head, 5*time.Second)
 	setDefault(&t.Presence, 100*time.Millisecond)
 	setDefault(&t.PresenceTTL, 5*time.Minute)

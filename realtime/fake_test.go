@@ -17,6 +17,7 @@ type fakeStore struct {
 	mu      sync.Mutex
 	rooms   map[string]*fakeRoom
 	applies [][]moveop.Op // every batch handed to Apply
+	reads   int           // of rooms' rows and logs
 
 	// What a test injects.
 	gate   chan struct{}               // Apply waits for it before it begins
@@ -77,6 +78,7 @@ func (f *fakeStore) CreateRoom(_ context.Context, name, epoch string) (wire.Room
 func (f *fakeStore) Room(_ context.Context, name string) (wire.Room, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reads++
 	r, err := f.room(name)
 	if err != nil {
 		return wire.Room{}, err
@@ -163,6 +165,7 @@ func (r *fakeRoom) add(op moveop.Op) wire.Result {
 func (f *fakeStore) OpsAfter(_ context.Context, name string, after int64, limit int) ([]moveop.Op, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reads++
 	r, err := f.room(name)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ type hub struct {
 
 	dirty chan struct{} // something was committed
 	stir  chan struct{} // presence or members changed
+	look  chan struct{} // the room's row is to be read now
+	pace  chan struct{} // hints began or ceased to come through
 	jobs  chan *job
 	held  *job // taken from jobs, but too large for the group at hand; owned by commitLoop
 	chunk chunk
@@ -41,6 +44,7 @@ type hub struct {
 	epoch     string
 	minSeq    int64
 	committed int64 // the newest seq known to be in the log
+	told      int64 // the newest seq that the other processes were told of
 	relayed   int64 // the newest seq taken into the tail, which ends there
 	tail      tail
 	members   map[*session]struct{}
@@ -67,6 +71,8 @@ func newHub(srv *Server, room string) *hub {
 		log:       srv.cfg.Logger.With(slog.String("room", room)),
 		dirty:     make(chan struct{}, 1),
 		stir:      make(chan struct{}, 1),
+		look:      make(chan struct{}, 1),
+		pace:      make(chan struct{}, 1),
 		jobs:      make(chan *job, 64),
 		quit:      make(chan struct{}),
 		chunk:     newChunk(srv.cfg.Limits),
@@ -87,16 +93,19 @@ func (h *hub) load(ctx context.Context) error {
 	storeCtx, cancel := h.srv.storeContext(ctx)
 	defer cancel()
 	room, err := h.srv.cfg.Store.Room(storeCtx, h.room)
-	switch {
-	case errors.Is(err, wire.ErrUnknownRoom):
-		h.epoch = uuid.NewString()
-	case err != nil:
+	if err != nil && !errors.Is(err, wire.ErrUnknownRoom) {
 		return h.srv.storeError(h.log, "read room", err)
-	default:
-		h.exists, h.epoch, h.minSeq = true, room.Epoch, room.MinSeq
-		h.committed, h.relayed = room.Head, room.Head
 	}
-	h.loaded, h.lastSent = true, time.Now()
+	h.mu.Lock()
+	if h.exists = err == nil; h.exists {
+		h.epoch, h.minSeq = room.Epoch, room.MinSeq
+		h.committed, h.relayed = room.Head, room.Head
+	} else {
+		h.epoch = uuid.NewString()
+	}
+	h.lastSent = time.Now()
+	h.mu.Unlock()
+	h.loaded = true
 	h.start(ctx)
 	return nil
 }
@@ -131,7 +140,7 @@ func (h *hub) cancel() {
 // run relays what was committed, by whichever process, and publishes members, presence and heads.
 func (h *hub) run(ctx context.Context) {
 	timing := h.srv.cfg.Timing
-	poll := time.NewTicker(timing.Poll)
+	poll := time.NewTimer(timing.Poll)
 	defer poll.Stop()
 	tick := time.NewTimer(timing.Presence)
 	defer tick.Stop()
@@ -144,6 +153,12 @@ func (h *hub) run(ctx context.Context) {
 			h.srv.guard(h.log, func() { h.relay(ctx) })
 		case <-poll.C:
 			h.srv.guard(h.log, func() { h.poll(ctx) })
+			poll.Reset(h.nextPoll())
+		case <-h.look:
+			h.srv.guard(h.log, func() { h.poll(ctx) })
+			poll.Reset(h.nextPoll())
+		case <-h.pace: // not all rooms at once
+			poll.Reset(timing.Poll/2 + rand.N(timing.Poll/2+1))
 		case <-h.stir:
 			if !ticking {
 				tick.Reset(timing.Presence)
@@ -153,6 +168,45 @@ func (h *hub) run(ctx context.Context) {
 			ticking = false
 			h.srv.guard(h.log, h.publish)
 		}
+	}
+}
+
+// nextPoll is the time to the next poll: where hints come through, none is needed before the room is
+// due to send its head.
+func (h *hub) nextPoll() time.Duration {
+	timing := h.srv.cfg.Timing
+	if !h.srv.hinted.Load() {
+		return timing.Poll
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return min(timing.HintedPoll, max(timing.Poll, timing.Head-time.Since(h.lastSent)))
+}
+
+// hint hears that the log has reached head. Of a room that did not exist the row has to be read: its
+// epoch is another than the proposed one.
+func (h *hub) hint(head int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if head <= h.committed {
+		return
+	}
+	h.srv.metrics.hintsHeard.Inc()
+	if h.exists {
+		signal(h.dirty)
+	} else {
+		signal(h.look)
+	}
+}
+
+// tell tells the other processes of a commit.
+func (h *hub) tell(head int64) {
+	h.mu.Lock()
+	news := head > h.told
+	h.told = max(h.told, head)
+	h.mu.Unlock()
+	if news && h.srv.cfg.Hints != nil {
+		h.srv.cfg.Hints.Publish(h.room, head)
 	}
 }
 
@@ -262,7 +316,7 @@ func (h *hub) adopt(room wire.Room, before int64) {
 		return
 	}
 	h.log.Warn("the room's history was replaced", "epoch", room.Epoch, "head", room.Head)
-	h.epoch, h.committed, h.relayed = room.Epoch, room.Head, room.Head
+	h.epoch, h.committed, h.relayed, h.told = room.Epoch, room.Head, room.Head, room.Head
 	h.tail.clear()
 	for s := range h.members {
 		h.unsync(s, wire.ResyncEpoch)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/canopysync/canopy/realtime/wire"
@@ -24,6 +25,7 @@ type Server struct {
 	running sync.WaitGroup // sockets, requests and hubs
 	buffers sync.Pool      // write buffers of sockets
 	faults  throttle       // of the log
+	hinted  atomic.Bool    // hints come through
 
 	mu       sync.Mutex // guards what follows
 	draining bool
@@ -71,6 +73,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+	defer s.runHints(ctx)() // to the end: what drain commits is told, too
 	failed := make(chan error, 1)
 	go func() {
 		defer close(failed)
@@ -86,6 +89,45 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timing.Drain)
 	defer cancel()
 	return errors.Join(err, s.drain(stopCtx, srv), <-failed)
+}
+
+// runHints listens to the other processes until stop, which waits for the end, is called.
+func (s *Server) runHints(ctx context.Context) (stop func()) {
+	if s.cfg.Hints == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { s.cfg.Hints.Run(ctx, s.hear, s.hintsLive) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// hear passes a hint on to the room, if it is in use here.
+func (s *Server) hear(room string, head int64) {
+	s.mu.Lock()
+	h := s.hubs[room]
+	s.mu.Unlock()
+	if h != nil {
+		h.hint(head)
+	}
+}
+
+// hintsLive changes how often rooms are polled. Either way each is polled soon: for what was
+// committed while hints did not come through, or no longer did.
+func (s *Server) hintsLive(live bool) {
+	s.hinted.Store(live)
+	s.metrics.hintsLive.Set(0)
+	if live {
+		s.metrics.hintsLive.Set(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hubs {
+		signal(h.pace)
+	}
 }
 
 // drain ends everything within ctx, and then by force.

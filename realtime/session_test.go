@@ -387,6 +387,7 @@ func TestGroupCommit(t *testing.T) {
 		gate := make(chan struct{})
 		s.store.set(func(f *fakeStore) { f.gate, f.applies = gate, nil })
 		first.send(wire.Push{ID: "1", Ops: []moveop.Op{first.move()}})
+		synctest.Wait() // it is with the store before the others come
 		var others []*peer
 		for i := range 5 {
 			p := s.join("plan", moveop.ReplicaID(0x10+i))

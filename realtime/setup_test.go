@@ -334,6 +334,12 @@ func sameOps(a, b []moveop.Op) bool {
 	return slices.EqualFunc(a, b, func(a, b moveop.Op) bool { return a.Seq == b.Seq && a.SameBody(b) })
 }
 
+// reads counts how often rooms' rows and logs were read.
+func (s *service) reads() (n int) {
+	s.store.set(func(f *fakeStore) { n = f.reads })
+	return n
+}
+
 // stored is a room's log.
 func (s *service) stored(room string) []moveop.Op {
 	s.t.Helper()

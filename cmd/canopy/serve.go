@@ -102,6 +102,7 @@ func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 type serveRealtimeCmd struct {
 	Addr        string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
 	AllowOrigin []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
+	Hints       string   `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits: ${enum}. With none, and while hints are lost, they poll every second."`
 	serviceFlags
 }
 
@@ -110,7 +111,11 @@ func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime
 
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
-		s, err := realtime.New(realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin})
+		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin}
+		if c.Hints == "postgres" {
+			cfg.Hints = db.Hints(pgfuncs.HintsConfig{Logger: cfg.Logger})
+		}
+		s, err := realtime.New(cfg)
 		if err != nil {
 			return usagef("%v", err)
 		}
