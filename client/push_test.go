@@ -67,6 +67,9 @@ func TestLostAck(t *testing.T) {
 			create(t, c, moveop.Root, client.Last, "a")
 			s.synced(t, c)
 			s.checkOnce(t)
+			if pushes := s.counts().pushes; len(pushes) != 1 {
+				t.Errorf("pushed again what had come back: pushes of %v operations", pushes)
+			}
 		})
 	}
 }

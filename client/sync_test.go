@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -53,6 +54,29 @@ func TestSyncTwoClients(t *testing.T) {
 	if st := a.Status(); st.State != client.StateSynced || st.Epoch != s.epoch || st.Seq != st.Head || st.Err != nil {
 		t.Errorf("status is %+v", st)
 	}
+}
+
+// Scenarios 13 and 12: a delete by somebody who saw the child takes it along; one by somebody who did
+// not is made good. What an edit knew is what had been applied by then.
+func TestDeleteKnowsWhatItSaw(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	a, b := s.join(t), s.join(t)
+	seen, unseen := create(t, a, moveop.Root, client.Last, "seen"), create(t, a, moveop.Root, client.Last, "unseen")
+	create(t, a, seen, client.Last, "child")
+	s.synced(t, a, b)
+	s.hook(func(h *hooks) { // b is cut off
+		h.push = func(p *peer, m wire.Push) bool { return p.replica == b.Replica() }
+		h.relay = func(p *peer, m wire.Ops) (wire.Ops, bool) { return m, p.replica != b.Replica() }
+	})
+	create(t, a, unseen, client.Last, "child")
+	s.synced(t, a)
+	edit(t, b, func(tx *client.Tx) error { return errors.Join(tx.Delete(seen), tx.Delete(unseen)) })
+	s.hook(func(h *hooks) { h.push, h.relay = nil, nil })
+	s.hangUp()
+	s.synced(t, b, a)
+	wantOutline(t, a, "unseen{child}")
+	wantOutline(t, b, "unseen{child}")
 }
 
 // A client that was offline pushes in order, in batches within the server's limits.
