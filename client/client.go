@@ -43,6 +43,10 @@ type Options struct {
 	// that each Edit is a step.
 	UndoPause time.Duration
 
+	// FlushTimeout is how long Close waits for the server to acknowledge what was edited, where there is
+	// a connection. Defaults to 2 s; negative means not to wait.
+	FlushTimeout time.Duration
+
 	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
 	// the other with every failure. Default to 500 ms and 30 s.
 	RetryMin, RetryMax time.Duration
@@ -64,6 +68,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.UndoLimit == 0 {
 		o.UndoLimit = 10_000
+	}
+	if o.FlushTimeout == 0 {
+		o.FlushTimeout = 2 * time.Second
 	}
 	if o.RetryMin <= 0 {
 		o.RetryMin = 500 * time.Millisecond
@@ -191,11 +198,13 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 	return st, nil
 }
 
-// Close stops syncing, waits for what is under way and closes the file. What was edited is kept, and
-// what is not pushed yet is pushed after the next Open; to push it first, call WaitSynced. Close may
-// be called more than once, but not from inside Edit or View.
+// Close stops syncing, waits for what is under way and closes the file. Where there is a connection, it
+// lets what was edited be pushed first, for at most Options.FlushTimeout. All of it is kept in any
+// case, and what is not pushed yet is pushed after the next Open; to be sure, call WaitSynced first.
+// Close may be called more than once, but not from inside Edit or View.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
+		c.flush()
 		c.stop()
 		close(c.store.closed)
 		c.running.Wait()
@@ -206,6 +215,20 @@ func (c *Client) Close() error {
 		c.closed = c.store.file.close()
 	})
 	return c.closed
+}
+
+// flush waits until nothing is left to push, as long as that seems possible.
+func (c *Client) flush() {
+	if c.opts.RealtimeURL == "" || c.opts.FlushTimeout < 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.opts.FlushTimeout)
+	defer cancel()
+	for s := range c.WatchStatus(ctx) {
+		if s.Pending == s.Refused || s.State != StateCatchingUp {
+			return // nothing to push, or no connection
+		}
+	}
 }
 
 // Room is the name of the room.

@@ -16,6 +16,9 @@ import (
 // errToken means that Options.Token failed.
 var errToken = errors.New("no token")
 
+// errOutdated means that the server does not speak our version of the protocol.
+var errOutdated = errors.New("the server's protocol is not one that this program knows")
+
 const (
 	handshakeTimeout = 15 * time.Second
 	writeTimeout     = 15 * time.Second
@@ -81,13 +84,16 @@ func connect(ctx context.Context, opts *Options) (*connection, error) {
 	if err != nil {
 		if errors.Is(err, websocket.ErrBadHandshake) && resp != nil {
 			err = wire.ReadError(resp)
+			if resp.StatusCode == http.StatusUpgradeRequired {
+				err = fmt.Errorf("%w: %w", errOutdated, err)
+			}
 		}
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	codec, ok := wire.CodecFor(conn.Subprotocol())
 	if !ok {
 		_ = conn.Close()
-		return nil, fmt.Errorf("connect: the server speaks neither %s nor %s", wire.SubprotocolBinary, wire.SubprotocolJSON)
+		return nil, fmt.Errorf("connect: %w: neither %s nor %s", errOutdated, wire.SubprotocolBinary, wire.SubprotocolJSON)
 	}
 	conn.SetReadLimit(maxServerFrame)
 	return &connection{conn: conn, codec: codec, in: make(chan wire.Message, readAhead), done: make(chan struct{})}, nil

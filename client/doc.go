@@ -51,4 +51,5 @@
 //	invalid_op, bad_request                    put the operation into quarantine, go on with the others:
 //	                                           see Client.Refused, Retry, Discard, ExportRefused
 //	unauthorized, forbidden                    StateNeedsAuth, or no pushes for a while
+//	a protocol that we do not know             StateUpdateRequired
 package client

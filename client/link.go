@@ -213,7 +213,7 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	}
 	l.welcomed, l.target, l.limits = true, w.Head, w.Limits
 	l.c.setMembers(w.Clients)
-	l.c.setProgress(func(p *progress) { p.state, p.head, p.err = StateCatchingUp, w.Head, nil })
+	l.c.setProgress(func(p *progress) { p.state, p.from, p.head, p.err = StateCatchingUp, m.seq, w.Head, nil })
 	l.reached(m.seq)
 	return nil
 }

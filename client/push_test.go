@@ -189,7 +189,7 @@ func TestRefused(t *testing.T) {
 			if err != nil || len(refused) != 1 || refused[0].Op.Node != bad || refused[0].Code != wire.CodeInvalidOp || refused[0].Edit == 0 {
 				t.Errorf("refused are %+v, %v", refused, err)
 			}
-			if st := c.Status(); st.Pending != 1 || st.Refused != 1 || st.State != client.StateSynced {
+			if st := c.Status(); st.Pending != 1 || st.Refused != 1 || st.State != client.StateQuarantined {
 				t.Errorf("status is %+v", st)
 			}
 			if got := s.digest().Ops; got != 83 {

@@ -21,12 +21,19 @@ const (
 	// StateBootstrapping means that a snapshot is being loaded: Rows of about RowsTotal.
 	StateBootstrapping State = "bootstrapping"
 	// StateCatchingUp means that operations are on their way: from Seq to Head here, and Pending there.
+	// See Status.Progress.
 	StateCatchingUp State = "catching up"
 	// StateSynced means that nothing is known to be missing on either side.
 	StateSynced State = "synced"
+	// StateQuarantined is StateSynced but for operations that the server refused for good: see
+	// Client.Refused.
+	StateQuarantined State = "quarantined"
 	// StateNeedsAuth means that the server did not accept the token. Attempts go on, with
 	// Options.Token asked each time; see Client.Reconnect.
 	StateNeedsAuth State = "needs auth"
+	// StateUpdateRequired means that the server speaks versions of the protocol, or of the snapshot's
+	// format, that this program does not know. Attempts go on, and edits are kept.
+	StateUpdateRequired State = "update required"
 )
 
 // Status is where a replica stands.
@@ -35,8 +42,9 @@ type Status struct {
 	Replica moveop.ReplicaID
 	// Epoch names the history that Seq counts in; empty before the first contact.
 	Epoch string
-	// Seq is the cursor: everything up to it is applied. Head is the newest seq known of.
-	Seq, Head int64
+	// Seq is the cursor: everything up to it is applied. Head is the newest seq known of. From is what
+	// Seq was when the connection was made.
+	Seq, Head, From int64
 	// Pending counts the operations that the server has not acknowledged, Refused those of them that
 	// it refused for good: see Client.Refused.
 	Pending, Refused int64
@@ -52,11 +60,23 @@ type Status struct {
 	Err error
 }
 
+// Progress is how much of the work of StateBootstrapping is done, in rows of which the total is an
+// estimate, or of StateCatchingUp, in operations that come from the server. Both are 0 in other states.
+func (s Status) Progress() (done, total int64) {
+	switch s.State {
+	case StateBootstrapping:
+		return s.Rows, max(s.Rows, s.RowsTotal)
+	case StateCatchingUp:
+		return s.Seq - s.From, s.Head - s.From
+	}
+	return 0, 0
+}
+
 // progress is the part of Status that is not in the file.
 type progress struct {
 	mu              sync.Mutex // guards what follows, and the order in which statuses are published
 	state           State
-	head            int64
+	head, from      int64
 	rows, rowsTotal int64
 	mismatches      int64
 	err             error
@@ -74,14 +94,17 @@ func (c *Client) Status() Status {
 func (c *Client) status() Status {
 	p, m := &c.progress, c.store.meta.Load()
 	s := Status{
-		State: p.state, Replica: m.replica, Epoch: m.epoch, Seq: m.seq, Head: max(p.head, m.seq),
+		State: p.state, Replica: m.replica, Epoch: m.epoch, Seq: m.seq, Head: max(p.head, m.seq), From: min(p.from, m.seq),
 		Pending: m.pending, Refused: m.refused, ClockOffset: m.offset,
 		Rows: p.rows, RowsTotal: p.rowsTotal, Mismatches: p.mismatches, Err: p.err,
 	}
 	switch {
 	case s.State == "":
 		s.State = StateOffline
-	case s.State == StateCatchingUp && s.Seq == s.Head && s.Pending == s.Refused:
+	case s.State != StateCatchingUp || s.Seq < s.Head || s.Pending > s.Refused:
+	case s.Refused > 0:
+		s.State = StateQuarantined
+	default:
 		s.State = StateSynced
 	}
 	return s

@@ -10,6 +10,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/gorilla/websocket"
 
+	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
@@ -61,15 +62,23 @@ func (s *syncer) run(ctx context.Context) {
 		s.log.Info("sync ended", "error", err, "retry_in", delay)
 		s.c.setMembers(nil)
 		s.c.setProgress(func(p *progress) {
-			p.err, p.state = err, StateOffline
-			if needsAuth(err) {
-				p.state = StateNeedsAuth
-			}
+			p.err, p.state = err, stateAfter(err)
 		})
 		s.wait(ctx, delay)
 	}
 	s.c.setMembers(nil)
 	s.c.setProgress(func(p *progress) { p.state = StateOffline })
+}
+
+// stateAfter is the state in which the end of a connection leaves the client.
+func stateAfter(err error) State {
+	switch {
+	case needsAuth(err):
+		return StateNeedsAuth
+	case errors.Is(err, errOutdated), errors.Is(err, format.ErrVersion):
+		return StateUpdateRequired
+	}
+	return StateOffline
 }
 
 // once goes through one connection, from the snapshot that may have to come first to its end.

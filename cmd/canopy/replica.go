@@ -15,6 +15,7 @@ import (
 type replicaFlags struct {
 	realtimeFlag
 	bootstrapFlag
+	tokenFlag
 	File     string        `placeholder:"FILE" help:"Keep the replica in this file and use it again next time; by default it is a temporary one."`
 	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up when there has been no connection for this long; 30s by default."`
 }
@@ -32,11 +33,11 @@ func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, e
 	if err := checkRoom(room); err != nil {
 		return nil, err
 	}
-	rt, err := f.realtimeFlag.service()
+	rt, err := f.realtimeFlag.service(f.tokenFlag)
 	if err != nil {
 		return nil, err
 	}
-	bs, err := f.bootstrapFlag.service()
+	bs, err := f.bootstrapFlag.service(f.tokenFlag)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, e
 		path = filepath.Join(r.temp, "replica")
 	}
 	r.Client, err = client.Open(ctx, path, client.Options{
-		Room: room, RealtimeURL: rt.base, BootstrapURL: bs.base, Name: "canopy",
+		Room: room, RealtimeURL: rt.base, BootstrapURL: bs.base, Name: "canopy", Token: f.source(),
 		Synchronous: client.SynchronousNormal, HTTPClient: bs.http,
 	})
 	if err != nil {
@@ -126,7 +127,7 @@ func orElse(err, other error) error {
 
 func connected(s client.Status) bool {
 	switch s.State {
-	case client.StateBootstrapping, client.StateCatchingUp, client.StateSynced:
+	case client.StateBootstrapping, client.StateCatchingUp, client.StateSynced, client.StateQuarantined:
 		return true
 	}
 	return false
