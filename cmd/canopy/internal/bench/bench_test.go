@@ -44,7 +44,7 @@ func TestSections(t *testing.T) {
 		database        bool
 		results, tables int
 	}{
-		{"tree", bench.Tree, false, 10, 4},
+		{"tree", bench.Tree, false, 10, 5},
 		{"sqlite", bench.SQLite, false, 3, 1},
 		{"sql", bench.SQL, true, 4, 4},
 	} {
@@ -88,7 +88,7 @@ func checkFigures(t *testing.T, s bench.Section) {
 		}
 	}
 	for _, g := range s.Growth {
-		if len(g.Points) != 3 || g.Points[0].Times != 1 {
+		if len(g.Points) < 3 || g.Points[0].Times != 1 {
 			t.Errorf("%s: %+v", g.Name, g.Points)
 		}
 	}

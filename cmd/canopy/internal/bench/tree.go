@@ -31,7 +31,7 @@ func Tree(ctx context.Context, cfg Config) (Section, error) {
 	if !cfg.Growth {
 		return s, nil
 	}
-	for _, table := range []func(context.Context, *Config) (Growth, error){treeByNodes, treeByDepth, treeBySiblings, treeByLog} {
+	for _, table := range []func(context.Context, *Config) (Growth, error){treeByNodes, treeByDepth, treeBySiblings, treeByLog, treeByDistance} {
 		g, err := table(ctx, &cfg)
 		if err != nil {
 			return s, fmt.Errorf("measure tree: %w", err)
@@ -147,12 +147,8 @@ func treeInOrder(ctx context.Context, c *Config) (results []Result, err error) {
 // treeLate compares an operation far behind with the same one near the end, in a room of 100,000 nodes
 // that were moved ten times each.
 func treeLate(ctx context.Context, c *Config) (results []Result, err error) {
-	nodes, log := max(c.Nodes/10, 100), c.Nodes
-	r, err := newTreeRoom(folders, nodes)
+	r, nodes, log, err := newBusyRoom(c)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.grow(log+log/100, r.shuffle); err != nil {
 		return nil, err
 	}
 	for _, kind := range []struct {
@@ -167,18 +163,8 @@ func treeLate(ctx context.Context, c *Config) (results []Result, err error) {
 			i := kind.pick()
 			return r.move(i, r.shape(r.rng, i, nodes))
 		}
-		near := contender{
-			ops:     lateRound,
-			prepare: func() error { return r.planLate(each(lateRound, pick), 10) },
-			run:     func() error { return r.apply(r.next, 1) },
-		}
-		far := contender{
-			ops:     lateRound,
-			prepare: func() error { return r.planLate(each(lateRound, pick), int64(log)) },
-			run:     near.run,
-		}
 		name := fmt.Sprintf("one move of %s, late by %s, %s nodes", kind.name, count(log), count(nodes))
-		medians, rounds, err := c.race(ctx, name, near, far)
+		medians, rounds, err := c.race(ctx, name, r.late(10, pick), r.late(log, pick))
 		if err != nil {
 			return nil, err
 		}
@@ -187,11 +173,27 @@ func treeLate(ctx context.Context, c *Config) (results []Result, err error) {
 	return results, nil
 }
 
-func (r *treeRoom) planLate(ops []moveop.Op, distance int64) error {
-	r.next = ops
-	r.behind(ops, distance)
-	runtime.GC()
-	return nil
+// newBusyRoom makes a room of 100,000 nodes, with a million moves after.
+func newBusyRoom(c *Config) (r *treeRoom, nodes, log int, err error) {
+	nodes, log = max(c.Nodes/10, 100), c.Nodes
+	if r, err = newTreeRoom(folders, nodes); err != nil {
+		return nil, 0, 0, err
+	}
+	return r, nodes, log, r.grow(log+log/100, r.shuffle)
+}
+
+// late is a contender that applies moves so far behind, one a call.
+func (r *treeRoom) late(distance int, next func() moveop.Op) contender {
+	return contender{
+		ops: lateRound,
+		prepare: func() error {
+			r.next = each(lateRound, next)
+			r.behind(r.next, int64(distance))
+			runtime.GC()
+			return nil
+		},
+		run: func() error { return r.apply(r.next, 1) },
+	}
 }
 
 // treeMemory is the heap of a room whose nodes were moved once.

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -78,5 +79,17 @@ func treeByLog(ctx context.Context, c *Config) (Growth, error) {
 			return contender{}, err
 		}
 		return r.shuffling(treeBatch), r.grow(log-nodes, r.shuffle)
+	})
+}
+
+// treeByDistance moves any node, late.
+func treeByDistance(ctx context.Context, c *Config) (Growth, error) {
+	r, nodes, log, err := newBusyRoom(c)
+	if err != nil {
+		return Growth{}, err
+	}
+	g := Growth{Name: fmt.Sprintf("a late move of any node, %s nodes", count(nodes)), Of: "operations behind", Expect: "constant"}
+	return c.treeSizes(ctx, g, []int{10, max(log/1000, 20), max(log/10, 30), log}, func(distance int) (contender, error) {
+		return r.late(distance, r.shuffle), nil
 	})
 }
