@@ -12,8 +12,9 @@
 //     whole has one.
 //   - Snapshots beyond Config.MaxSnapshots are turned away at once, not queued.
 //
-// A snapshot runs in its request's goroutine and starts none of its own. Server is safe for concurrent
-// use.
+// A snapshot runs in its request's goroutine and starts none of its own, unless it is spooled (see
+// Config.SpoolDir): then one goroutine writes the file, whoever reads it, until it is whole or Close is
+// called. Server is safe for concurrent use.
 package bootstrap
 
 import (
@@ -38,6 +39,8 @@ type Source interface {
 	// Ready reports why the source cannot serve, nil if it can.
 	Ready(ctx context.Context) error
 	Stats(ctx context.Context, room string) (wire.Stats, error)
+	// Room says where the room is. It is asked with every snapshot that comes from a spool.
+	Room(ctx context.Context, room string) (wire.Room, error)
 	// Snapshot calls f with one consistent view of the room, and returns f's error or its own. It
 	// occupies a database connection until f has returned.
 	Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error
@@ -73,6 +76,23 @@ type Config struct {
 	// RequestTimeout is the time for everything that is not a snapshot. Defaults to 15 s.
 	RequestTimeout time.Duration
 
+	// SpoolDir is a directory in which snapshots are kept in files while clients read them and for
+	// some time after: then a slow client holds up no transaction, the next client costs the database
+	// nothing, and a download that was cut can go on. Empty means not to, so that every client is
+	// served straight from the database.
+	SpoolDir string
+
+	// SpoolBytes bounds the files in SpoolDir. What does not fit is served straight from the database.
+	// Defaults to 4 GiB.
+	SpoolBytes int64
+
+	// SpoolAge is how long a spooled snapshot is kept. Defaults to 10 min.
+	SpoolAge time.Duration
+
+	// SpoolTail is how many operations a spooled snapshot may be behind the room and still be given to
+	// a new client, who then fetches them. Defaults to 10,000.
+	SpoolTail int64
+
 	// DrainTimeout is how long Serve lets snapshots run on when told to stop. Defaults to 15 s.
 	DrainTimeout time.Duration
 }
@@ -92,6 +112,9 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.MaxDuration, time.Hour)
 	setDefault(&cfg.RequestTimeout, 15*time.Second)
 	setDefault(&cfg.DrainTimeout, 15*time.Second)
+	setDefault(&cfg.SpoolBytes, 4<<30)
+	setDefault(&cfg.SpoolAge, 10*time.Minute)
+	setDefault(&cfg.SpoolTail, 10_000)
 	return cfg
 }
 
@@ -106,7 +129,8 @@ func (cfg Config) check() error {
 	if cfg.Source == nil {
 		return errors.New("bootstrap: Config.Source is required")
 	}
-	if cfg.MaxSnapshots < 0 || min(cfg.StallTimeout, cfg.MaxDuration, cfg.RequestTimeout, cfg.DrainTimeout) < 0 {
+	if cfg.MaxSnapshots < 0 || min(cfg.StallTimeout, cfg.MaxDuration, cfg.RequestTimeout, cfg.DrainTimeout, cfg.SpoolAge) < 0 ||
+		min(cfg.SpoolBytes, cfg.SpoolTail) < 0 {
 		return errors.New("bootstrap: negative limit")
 	}
 	return nil
@@ -119,6 +143,7 @@ type Server struct {
 	handler  http.Handler
 	slots    chan struct{} // one element per running snapshot
 	encoders sync.Pool     // of *zstd.Encoder
+	spools   *spools       // nil where there are none
 	draining atomic.Bool   // no new snapshots, not ready
 }
 
@@ -130,8 +155,19 @@ func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), slots: make(chan struct{}, cfg.MaxSnapshots)}
 	s.encoders.New = func() any { return newEncoder() }
+	if cfg.SpoolDir != "" {
+		s.spools = &spools{dir: cfg.SpoolDir, maxBytes: cfg.SpoolBytes, maxAge: cfg.SpoolAge}
+	}
 	s.handler = s.routes()
 	return s, nil
+}
+
+// Close breaks off the snapshots that are being spooled, waits for them and removes the files. Who
+// mounts Handler calls it when the handlers have returned; Serve does it by itself.
+func (s *Server) Close() {
+	if s.spools != nil {
+		s.spools.close()
+	}
 }
 
 // Handler answers the service's routes. A server that it is mounted in must not set WriteTimeout: the

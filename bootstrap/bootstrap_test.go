@@ -27,6 +27,7 @@ type source struct {
 	snapshot format.Snapshot
 	ready    error
 	stats    func(context.Context) error
+	ahead    int64                           // operations that the room has on top of the snapshot
 	open     int32                           // transactions open now
 	before   func(ctx context.Context) error // before the snapshot is there
 	after    error                           // of the end of the transaction
@@ -45,6 +46,14 @@ func (s *source) Stats(ctx context.Context, room string) (wire.Stats, error) {
 		return wire.Stats{}, wire.ErrUnknownRoom
 	}
 	return wire.Stats{Room: room, Epoch: h.Epoch, Head: h.Seq, Nodes: 3, Ops: h.Digest.Ops, Digest: h.Digest}, nil
+}
+
+func (s *source) Room(_ context.Context, room string) (wire.Room, error) {
+	h := s.snapshot.Header()
+	if room != h.Room {
+		return wire.Room{}, wire.ErrUnknownRoom
+	}
+	return wire.Room{Name: room, Epoch: h.Epoch, Head: h.Seq + s.ahead}, nil
 }
 
 func (s *source) Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error {
@@ -106,6 +115,7 @@ func setupSource(t *testing.T, src bootstrap.Source, cfg bootstrap.Config) *fixt
 	f.close = sync.OnceFunc(func() {
 		f.client.CloseIdleConnections()
 		srv.Close()
+		s.Close()
 	})
 	t.Cleanup(func() {
 		f.close()

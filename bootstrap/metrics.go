@@ -13,6 +13,7 @@ type metrics struct {
 	snapshots *prometheus.CounterVec // by result
 	seconds   prometheus.Histogram
 	raw, sent prometheus.Counter
+	spools    prometheus.Counter
 	requests  *prometheus.CounterVec // by route and status
 	panics    prometheus.Counter
 }
@@ -36,6 +37,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		}),
 		raw:      counter("snapshot_bytes_total", "Bytes of snapshots before compression."),
 		sent:     counter("sent_bytes_total", "Bytes of snapshots after compression."),
+		spools:   counter("spooled_total", "Snapshots written to a file, for any number of clients."),
 		requests: counters("http_requests_total", "HTTP requests, by route and status.", "route", "status"),
 		panics:   counter("panics_total", "Panics survived; every one is a fault to report."),
 	}

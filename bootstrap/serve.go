@@ -46,6 +46,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	cancel()
 	_ = srv.Close() // what is left is being broken off; there is nothing to learn from it
 	gate.close()
+	s.Close()
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve snapshots: %w", err)
 	}

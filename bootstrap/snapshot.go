@@ -34,19 +34,11 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 		wire.WriteError(w, http.StatusNotAcceptable, e)
 		return
 	}
-	if !s.take() {
-		s.metrics.snapshots.WithLabelValues(resultBusy).Inc()
-		s.refuse(w, r, wire.NewError(wire.CodeBusy, "no more snapshots at a time"))
-		return
-	}
-	defer s.release()
-
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.MaxDuration)
 	defer cancel()
 	st := s.newStream(w, code, began.Add(s.cfg.MaxDuration))
-	defer s.recycle(st)
-	header, err := s.send(ctx, room, st)
+	header, err := s.answer(ctx, st, r, room)
 	s.report(r, st, header, st.outcome(r.Context(), err), time.Since(began), err)
 	switch {
 	case err != nil && st.begun:
@@ -54,6 +46,25 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 	case err != nil:
 		s.refuse(w, r, err)
 	}
+}
+
+// answer sends the snapshot from a spool, or, where there are none or no space for one, straight from
+// the database.
+func (s *Server) answer(ctx context.Context, st *stream, r *http.Request, room string) (format.Header, error) {
+	if key := (spoolKey{room, st.coding}); s.spools != nil && s.spools.fits(key) {
+		header, err := s.spooled(ctx, st, r, key)
+		if st.begun || !errors.Is(err, errSpoolFull) {
+			return header, err
+		}
+		st.etag = ""
+	}
+	if !s.take() {
+		return format.Header{}, errNoPlace
+	}
+	defer s.release()
+	s.compress(st)
+	defer s.recycle(st)
+	return s.send(ctx, room, st)
 }
 
 // take occupies a place for a snapshot if there is one.
@@ -102,6 +113,8 @@ func (st *stream) outcome(request context.Context, err error) string {
 		return resultStalled
 	case st.err != nil || request.Err() != nil:
 		return resultGone
+	case errors.Is(err, errNoPlace):
+		return resultBusy
 	case wire.AsError(err).Code != wire.CodeInternal:
 		return resultRefused
 	}
@@ -135,7 +148,8 @@ func (s *Server) report(r *http.Request, st *stream, h format.Header, result str
 // once, so that a client knows what to expect while the database still gathers rows.
 type stream struct {
 	coding  coding
-	encoder *zstd.Encoder // nil for identity
+	encoder *zstd.Encoder // nil for identity, and where the bytes come compressed
+	etag    string        // of the spool that they come from
 	w       http.ResponseWriter
 	control *http.ResponseController
 	stall   time.Duration
@@ -148,15 +162,18 @@ type stream struct {
 }
 
 func (s *Server) newStream(w http.ResponseWriter, code coding, until time.Time) *stream {
-	st := &stream{
+	return &stream{
 		coding: code, w: w, control: http.NewResponseController(w),
 		stall: s.cfg.StallTimeout, until: until, metrics: s.metrics,
 	}
-	if code == zstdCode {
+}
+
+// compress puts a compressor into the stream, where its coding wants one.
+func (s *Server) compress(st *stream) {
+	if st.coding == zstdCode {
 		st.encoder = s.encoders.Get().(*zstd.Encoder)
 		st.encoder.Reset((*socket)(st))
 	}
-	return st
 }
 
 // recycle gives the compressor back. It forgets the socket, so that nothing of a stream that was
@@ -180,7 +197,9 @@ func (st *stream) Write(p []byte) (n int, err error) {
 		n, err = (*socket)(st).Write(p)
 	}
 	st.raw += int64(n)
-	st.metrics.raw.Add(float64(n))
+	if st.etag == "" {
+		st.metrics.raw.Add(float64(n))
+	}
 	if first && err == nil {
 		err = st.flush()
 	}
@@ -189,13 +208,21 @@ func (st *stream) Write(p []byte) (n int, err error) {
 
 func (st *stream) begin() {
 	st.begun = true
+	st.setHeaders()
+	st.w.WriteHeader(http.StatusOK)
+}
+
+func (st *stream) setHeaders() {
 	h := st.w.Header()
 	h.Set("Content-Type", format.ContentType)
 	h.Set("Cache-Control", "no-store")
-	if st.encoder != nil {
+	if st.coding == zstdCode {
 		h.Set("Content-Encoding", string(zstdCode))
 	}
-	st.w.WriteHeader(http.StatusOK)
+	if st.etag != "" {
+		h.Set("ETag", st.etag)
+		h.Set("Accept-Ranges", "bytes")
+	}
 }
 
 func (st *stream) flush() error {
