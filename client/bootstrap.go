@@ -14,12 +14,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-const (
-	// stalled is how long a snapshot may bring nothing before it counts as broken off.
-	stalled = 30 * time.Second
-	// maxWindow bounds the memory that decompressing takes, in bytes.
-	maxWindow = 64 << 20
-)
+// maxWindow bounds the memory that decompressing takes, in bytes.
+const maxWindow = 64 << 20
 
 // errRoomGone means that the room that we have is not there, or not for us. Nothing is dropped for it.
 var errRoomGone = errors.New("the room is not there any more, or the token may not see it")
@@ -47,9 +43,9 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 
 // download loads the snapshot into the draft; found is false where the room does not exist yet.
 func (s *syncer) download(ctx context.Context, l *loader) (found bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	body, err := s.fetch(ctx, cancel)
+	ctx, l.abort = context.WithCancel(ctx)
+	defer l.abort()
+	body, err := s.fetch(ctx)
 	if err != nil || body == nil {
 		return false, err
 	}
@@ -74,29 +70,16 @@ func (s *syncer) startOver(ctx context.Context) error {
 }
 
 // fetch asks for the snapshot. The body is nil where the room does not exist yet: it is empty then.
-// Cancel is called when the body brings nothing for too long.
-func (s *syncer) fetch(ctx context.Context, cancel context.CancelFunc) (io.ReadCloser, error) {
-	header, err := s.c.opts.authorization(ctx)
-	if err != nil {
-		return nil, err
-	}
-	header.Set("Accept-Encoding", "zstd")
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(s.c.opts.BootstrapURL, s.c.opts.Room, "snapshot"), nil)
+func (s *syncer) fetch(ctx context.Context) (io.ReadCloser, error) {
+	resp, err := s.c.opts.askSnapshot(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("fetch snapshot: %w", err)
 	}
-	req.Header = header
-	watchdog := time.AfterFunc(stalled, cancel)
-	resp, err := s.c.opts.HTTPClient.Do(req)
-	if err != nil {
-		watchdog.Stop()
-		return nil, fmt.Errorf("fetch snapshot: %w", err)
-	}
-	body := &watchedBody{resp.Body, watchdog}
 	if resp.StatusCode != http.StatusOK {
-		defer body.Close()
+		defer resp.Body.Close()
 		return nil, s.noSnapshot(resp)
 	}
+	body := &snapshotBody{ctx: ctx, opts: &s.c.opts, log: s.log, body: resp.Body, etag: strongETag(resp)}
 	if resp.Header.Get("Content-Encoding") != "zstd" {
 		return body, nil
 	}
@@ -116,22 +99,6 @@ func (s *syncer) noSnapshot(resp *http.Response) error {
 		return fmt.Errorf("fetch snapshot: %w", errRoomGone)
 	}
 	return fmt.Errorf("fetch snapshot: %w", wire.ReadError(resp))
-}
-
-// watchedBody puts its watchdog off with every read.
-type watchedBody struct {
-	io.ReadCloser
-	watchdog *time.Timer
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.watchdog.Reset(stalled)
-	return b.ReadCloser.Read(p)
-}
-
-func (b *watchedBody) Close() error {
-	b.watchdog.Stop()
-	return b.ReadCloser.Close()
 }
 
 type decodedBody struct {

@@ -27,6 +27,7 @@ const (
 type loader struct {
 	st     *store
 	report func(rows, total int64)
+	abort  context.CancelFunc // ends what the source waits for; may be nil
 
 	header format.Header
 	rows   int64
@@ -146,6 +147,9 @@ func (l *loader) section(ctx context.Context, rows *format.Rows) error {
 	})
 	for args := range chunks {
 		if err := l.insert(ctx, into, args); err != nil {
+			if l.abort != nil {
+				l.abort() // or the decoding might wait for the network
+			}
 			return err
 		}
 		if l.rows += int64(len(args) / into.columns); l.report != nil {
