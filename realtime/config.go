@@ -13,7 +13,7 @@
 //
 // # Goroutines
 //
-// Each room that is in use has a hub with one goroutine that relays and one that commits; each socket
+// Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits; each socket
 // has one that reads (its HTTP handler's) and one that writes; one more listens to the other processes
 // (Hints). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
 //
@@ -136,6 +136,10 @@ type Limits struct {
 	// TailBytes is how much of a room's newest ops is kept in memory for all its sockets. Defaults
 	// to 4 MiB.
 	TailBytes int
+	// IdleRooms is the number of rooms that nobody uses any more whose tails are kept for those who come
+	// back, IdleBytes the size of all those tails; beyond either, the rooms that are empty for longest
+	// are let go. Default to 1,000 and 64 MiB.
+	IdleRooms, IdleBytes int
 	// PresenceBytes is the size of one presence state. Defaults to 4 KiB.
 	PresenceBytes int
 	// NameBytes is the size of the display name in hello. Defaults to 128.
@@ -155,6 +159,9 @@ type Timing struct {
 	// for a history that was replaced. An idle room is read for every head that it sends, too.
 	// Defaults to 5 s.
 	HintedPoll time.Duration
+	// Linger is how long a room's tail is kept in memory after its last socket has left, for reconnect
+	// storms. Negative for not at all. Defaults to 1 min.
+	Linger time.Duration
 	// Head is how often an idle room sends its head and digest. Defaults to 5 s.
 	Head time.Duration
 	// Presence is the time over which presence is coalesced. Defaults to 100 ms.
@@ -211,6 +218,8 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.Pushes, 4)
 	setDefault(&l.ReplyBytes, 256<<10)
 	setDefault(&l.TailBytes, 4<<20)
+	setDefault(&l.IdleRooms, 1000)
+	setDefault(&l.IdleBytes, 64<<20)
 	setDefault(&l.PresenceBytes, 4<<10)
 	setDefault(&l.NameBytes, 128)
 	setDefault(&l.Readers, 8)
@@ -220,6 +229,7 @@ func (t *Timing) setDefaults() {
 	setDefault(&t.Hello, 5*time.Second)
 	setDefault(&t.Poll, time.Second)
 	setDefault(&t.HintedPoll, 5*time.Second)
+	setDefault(&t.Linger, time.Minute)
 	setDefault(&t.Head, 5*time.Second)
 	setDefault(&t.Presence, 100*time.Millisecond)
 	setDefault(&t.PresenceTTL, 5*time.Minute)
@@ -249,7 +259,7 @@ func (cfg Config) check() error {
 	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < 2*int64(largest) {
 		return fmt.Errorf("realtime: MaxFrame %d is less than two ops of the largest size, %d", l.MaxFrame, largest)
 	}
-	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.PresenceBytes, l.NameBytes, l.Readers) < 0 {
+	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers) < 0 {
 		return errors.New("realtime: negative limit")
 	}
 	if l.MaxOps > wire.MaxFrameOps {

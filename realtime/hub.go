@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -32,8 +33,11 @@ type hub struct {
 	held  *job // taken from jobs, but too large for the group at hand; owned by commitLoop
 	chunk chunk
 
+	lingering
+	fills singleflight.Group // reads into the tail
+
 	refs  int                // users: sockets and requests; guarded by srv.mu
-	quit  chan struct{}      // closed when there are none
+	quit  chan struct{}      // closed when there have been none for long enough
 	abort context.CancelFunc // fails what the store is doing; set by start, guarded by loading
 
 	loading sync.Mutex
@@ -88,7 +92,7 @@ func (h *hub) load(ctx context.Context) error {
 	h.loading.Lock()
 	defer h.loading.Unlock()
 	if h.loaded {
-		return nil
+		return h.freshen(ctx)
 	}
 	storeCtx, cancel := h.srv.storeContext(ctx)
 	defer cancel()
@@ -110,7 +114,7 @@ func (h *hub) load(ctx context.Context) error {
 	return nil
 }
 
-// start runs the goroutines until nobody uses the hub, not until the request that happened to be
+// start runs the goroutines until the hub ends, not until the request that happened to be
 // first ends.
 func (h *hub) start(ctx context.Context) {
 	ctx, h.abort = context.WithCancel(context.WithoutCancel(ctx))
@@ -122,7 +126,7 @@ func (h *hub) start(ctx context.Context) {
 	h.srv.running.Go(func() { h.commitLoop(ctx) })
 }
 
-// end is called when nobody uses the hub any more.
+// end is called when nobody uses the hub any more, and nobody will.
 func (h *hub) end() {
 	close(h.quit)
 	h.cancel()
@@ -175,6 +179,9 @@ func (h *hub) run(ctx context.Context) {
 // due to send its head.
 func (h *hub) nextPoll() time.Duration {
 	timing := h.srv.cfg.Timing
+	if h.sleeping.Load() {
+		return timing.Linger // or until it is woken
+	}
 	if !h.srv.hinted.Load() {
 		return timing.Poll
 	}
@@ -186,6 +193,9 @@ func (h *hub) nextPoll() time.Duration {
 // hint hears that the log has reached head. Of a room that did not exist the row has to be read: its
 // epoch is another than the proposed one.
 func (h *hub) hint(head int64) {
+	if h.sleeping.Load() {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if head <= h.committed {
@@ -264,6 +274,9 @@ func (h *hub) extend(after int64, ops []moveop.Op) {
 // poll looks at the room's row, which is how other processes' commits and a replaced history are
 // found, and hands out the head where nothing happened for a while.
 func (h *hub) poll(ctx context.Context) {
+	if h.sleeping.Load() {
+		return
+	}
 	room, err := h.refresh(ctx)
 	if err != nil {
 		return

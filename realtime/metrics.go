@@ -12,6 +12,7 @@ const namespace = "canopy_realtime_"
 // bound.
 type metrics struct {
 	rooms      prometheus.Gauge
+	lingering  prometheus.Gauge
 	sockets    prometheus.Gauge
 	accepted   prometheus.Counter
 	closed     *prometheus.CounterVec // by close code
@@ -70,7 +71,8 @@ func (r *registration) histogram(name, help string, buckets []float64) prometheu
 func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 	r := &registration{registry: registry}
 	m := &metrics{
-		rooms:      r.gauge("rooms", "Rooms in use."),
+		rooms:      r.gauge("rooms", "Rooms in memory, in use or lingering."),
+		lingering:  r.gauge("rooms_lingering", "Rooms in memory that nobody uses any more, kept for those who come back."),
 		sockets:    r.gauge("sockets", "Open sockets."),
 		accepted:   r.counter("sockets_accepted_total", "Sockets accepted."),
 		closed:     r.counters("sockets_closed_total", "Sockets closed, by the close code that the server gave.", "code"),
@@ -81,7 +83,7 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 		relayed:    r.counter("relayed_ops_total", "Operations taken from the committed log, once per room."),
 		sentFrames: r.counters("sent_frames_total", "Frames sent, by kind.", "kind"),
 		sentBytes:  r.counter("sent_bytes_total", "Bytes of frames sent."),
-		catchUps:   r.counter("catch_up_reads_total", "Reads of the log for a single socket that was behind the tail."),
+		catchUps:   r.counter("catch_up_reads_total", "Reads of the log for sockets that were behind the tail."),
 		resyncs:    r.counters("resyncs_total", "Cursors that could not be served, by reason.", "reason"),
 		panics:     r.counter("panics_total", "Panics survived; every one is a fault to report."),
 		storeFails: r.counter("store_failures_total", "Store calls that failed other than by refusing."),

@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,9 @@ type Server struct {
 	draining bool
 	hubs     map[string]*hub
 	sessions map[*session]struct{}
+
+	idle      list.List // of hubs that linger, the one without users for longest first
+	idleBytes int       // of their tails
 }
 
 // New returns a server; it does no I/O and starts nothing. It fails for a configuration that
@@ -138,6 +142,7 @@ func (s *Server) drain(ctx context.Context, srv *http.Server) error {
 		session.close(wire.CloseRestart, wire.RestartReason(s.cfg.Timing.Restart))
 	}
 	s.mu.Unlock()
+	s.endIdle()
 
 	stopped := make(chan struct{})
 	go func() {
@@ -191,6 +196,7 @@ func (s *Server) acquire(ctx context.Context, room string) (*hub, error) {
 		s.hubs[room] = h
 	}
 	h.refs++
+	s.wake(h)
 	s.mu.Unlock()
 	if err := h.load(ctx); err != nil {
 		s.release(h)
@@ -200,14 +206,13 @@ func (s *Server) acquire(ctx context.Context, room string) (*hub, error) {
 }
 
 func (s *Server) release(h *hub) {
+	var ending []*hub
 	s.mu.Lock()
-	h.refs--
-	last := h.refs == 0
-	if last {
-		delete(s.hubs, h.room)
+	if h.refs--; h.refs == 0 {
+		ending = s.retire(h)
 	}
 	s.mu.Unlock()
-	if last {
+	for _, h := range ending {
 		h.end()
 	}
 }

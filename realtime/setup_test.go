@@ -1,12 +1,14 @@
 package realtime_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -301,6 +303,22 @@ func get[T any](s *service, path string) (int, T) {
 		s.t.Fatalf("GET %s: %d: %v", path, resp.StatusCode, err)
 	}
 	return resp.StatusCode, body
+}
+
+// metric reads one value of /metrics, empty if it is not there.
+func (s *service) metric(name string) string {
+	s.t.Helper()
+	resp, err := s.http.Get(s.url("/metrics"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // seed makes a room with n ops of a replica that is not connected.

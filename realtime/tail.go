@@ -125,6 +125,22 @@ func (t *tail) push(f *opsFrame) {
 	}
 }
 
+// prepend puts ops in front, the newest of them first, as far as they fit.
+func (t *tail) prepend(ops []moveop.Op, maxFrame int64) {
+	var older []*opsFrame
+	for len(ops) > 0 {
+		var f *opsFrame
+		f, ops = takeFrame(ops, maxFrame)
+		older = append(older, f)
+	}
+	first := len(older)
+	for first > 0 && t.bytes+older[first-1].bytes <= t.limit {
+		first--
+		t.bytes += older[first].bytes
+	}
+	t.frames = append(older[first:], t.frames...)
+}
+
 func (t *tail) clear() { t.frames, t.bytes = nil, 0 }
 
 // after returns the frame with the op right after a cursor, nil if the tail no longer has it.

@@ -198,12 +198,15 @@ func (h *hub) wasLive(s *session) bool {
 	return s.place.wasLive
 }
 
-// catchUp reads the ops right after the socket's cursor from the log. It returns nil where that did
-// not work; then the cursor is as it was, or the socket has been told.
+// catchUp reads the ops right after the socket's cursor from the log. It returns nil where they are in
+// the tail now, and where that did not work; then the cursor is as it was, or the socket has been told.
 func (w *writer) catchUp(ctx context.Context) *frame {
 	w.hub.mu.Lock()
 	at := w.place
 	w.hub.mu.Unlock()
+	if w.hub.backfill(ctx, at.cursor) {
+		return nil
+	}
 	select {
 	case w.srv.readers <- struct{}{}:
 		defer func() { <-w.srv.readers }()
