@@ -112,11 +112,16 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, wire.ErrUnknownRoom) {
 		status = http.StatusNotFound
 	}
-	if e.Code == wire.CodeInternal && r.Context().Err() == nil {
+	if isFault(err) && r.Context().Err() == nil {
 		s.cfg.Logger.Error("request failed", "path", r.URL.Path, "error", err)
 	}
 	s.allowWrite(w)
 	wire.WriteError(w, status, e)
+}
+
+// isFault tells a source that failed from one that refused.
+func isFault(err error) bool {
+	return wire.AsError(err).Code == wire.CodeInternal || errors.Is(err, wire.ErrUnavailable)
 }
 
 func (s *Server) stats(w http.ResponseWriter, r *http.Request, room string) {

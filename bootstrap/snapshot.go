@@ -115,7 +115,7 @@ func (st *stream) outcome(request context.Context, err error) string {
 		return resultGone
 	case errors.Is(err, errNoPlace):
 		return resultBusy
-	case wire.AsError(err).Code != wire.CodeInternal:
+	case !isFault(err):
 		return resultRefused
 	}
 	return resultFailed

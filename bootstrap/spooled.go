@@ -12,7 +12,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/canopysync/canopy/bootstrap/format"
-	"github.com/canopysync/canopy/realtime/wire"
 )
 
 // spooled answers from a spool, which it has made where there is none of use.
@@ -74,7 +73,7 @@ func (s *Server) fill(ctx context.Context, sp *spool) (err error) {
 			s.metrics.panics.Inc()
 			err = fmt.Errorf("panic: %v", cause)
 		}
-		if err != nil && wire.AsError(err).Code == wire.CodeInternal && !errors.Is(err, context.Canceled) {
+		if err != nil && isFault(err) && !errors.Is(err, context.Canceled) {
 			s.cfg.Logger.Warn("spool snapshot", slog.String("room", sp.key.room), slog.Any("error", err))
 		}
 	}()

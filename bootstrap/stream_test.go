@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,7 @@ func TestFailureBeforeTheFirstByte(t *testing.T) {
 		result string
 	}{
 		{errSource, http.StatusInternalServerError, wire.CodeInternal, "failed"},
+		{fmt.Errorf("connect: %w", wire.ErrUnavailable), http.StatusServiceUnavailable, wire.CodeBusy, "failed"},
 		{wire.NewError(wire.CodeBusy, "too many connections"), http.StatusServiceUnavailable, wire.CodeBusy, "refused"},
 		{wire.ErrUnknownRoom, http.StatusNotFound, wire.CodeForbidden, "refused"},
 	} {

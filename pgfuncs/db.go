@@ -3,8 +3,8 @@
 // nothing here decides anything about the tree.
 //
 // A DB is safe for concurrent use. Refused batches come back as *wire.Error, an unknown room as
-// wire.ErrUnknownRoom; any other error is the database's own, and SafeToRetry tells whether it is
-// worth another try. Every call is one transaction, so an error means that nothing was changed,
+// wire.ErrUnknownRoom; any other error is the database's own, which wraps wire.ErrUnavailable where
+// SafeToRetry says that it is worth another try. Every call is one transaction, so an error means that nothing was changed,
 // except where the connection broke around COMMIT: repeating the call is harmless.
 package pgfuncs
 

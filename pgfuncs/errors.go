@@ -39,6 +39,9 @@ type refusalDetail struct {
 // domainError maps a database error to the errors that callers branch on and wraps the rest with the
 // name of what was being done.
 func domainError(doing string, err error) error {
+	if SafeToRetry(err) {
+		return fmt.Errorf("%s: %w: %w", doing, wire.ErrUnavailable, err)
+	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		return fmt.Errorf("%s: %w", doing, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 func TestMigrateFromNothing(t *testing.T) {
@@ -103,5 +104,13 @@ func TestSafeToRetry(t *testing.T) {
 		if got := pgfuncs.SafeToRetry(c.err); got != c.want {
 			t.Errorf("%v: got %v, want %v", c.err, got, c.want)
 		}
+	}
+	_, err = nobody.Room(t.Context(), "garden")
+	if !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
+		t.Errorf("room without a database: %v", err)
+	}
+	err = nobody.Snapshot(t.Context(), "garden", nil)
+	if !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
+		t.Errorf("snapshot without a database: %v", err)
 	}
 }

@@ -37,7 +37,12 @@ var snapshotCopies = map[int]string{
 // repeatable-read transaction, which ends when f returns. The error is wire.ErrUnknownRoom where the
 // room does not exist, and otherwise f's own or the database's.
 func (db *DB) Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error {
-	return pgx.BeginTxFunc(ctx, db.pool, snapshotOptions, func(tx pgx.Tx) error {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return domainError("connect", err)
+	}
+	defer conn.Release()
+	return pgx.BeginTxFunc(ctx, conn, snapshotOptions, func(tx pgx.Tx) error {
 		s := &roomSnapshot{conn: tx.Conn()}
 		if err := s.begin(ctx, tx, room); err != nil {
 			return err

@@ -186,7 +186,9 @@ func (s *Server) answerPush(id string, applied wire.Applied, err error) wire.Mes
 		return wire.Ack{ID: id, Head: applied.Head, Results: applied.Results}
 	}
 	nack := wire.Nack{ID: id, Error: *wire.AsError(err)}
-	nack.ServerTime = s.cfg.Now().UnixMilli()
+	if nack.ServerTime == 0 { // where the store judged the time, it is the store's clock that counts
+		nack.ServerTime = s.cfg.Now().UnixMilli()
+	}
 	s.metrics.pushes.WithLabelValues(string(nack.Code)).Inc()
 	return nack
 }
@@ -219,7 +221,7 @@ func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
 }
 
 // storeError turns a failed store call into what the client is told: a refusal as it is; an unknown
-// room as such; a deadline as busy; anything else, which is logged here, as internal.
+// room as such. Anything else is logged here: a deadline or a lost database is busy, the rest internal.
 // Of many such faults, which a lost database gives, some are logged.
 func (s *Server) storeError(log logger, doing string, err error) *wire.Error {
 	if refused, ok := errors.AsType[*wire.Error](err); ok {
@@ -238,7 +240,7 @@ func (s *Server) storeError(log logger, doing string, err error) *wire.Error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return wire.NewError(wire.CodeBusy, "the database took too long")
 	}
-	return wire.NewError(wire.CodeInternal, "internal error")
+	return wire.AsError(err)
 }
 
 // storeContext bounds one store call.

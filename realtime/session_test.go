@@ -370,10 +370,33 @@ func TestStoreFailureIsRetryable(t *testing.T) {
 	if status, _ := get[map[string]any](s, "/readyz"); status != 503 {
 		t.Errorf("readyz %d", status)
 	}
+	s.store.set(func(f *fakeStore) { f.broken = fmt.Errorf("secret.internal:5432: %w", wire.ErrUnavailable) })
+	a.send(wire.Push{ID: "x", Ops: ops})
+	nack = expect[wire.Nack](a)
+	if nack.Code != wire.CodeBusy || !nack.Retryable || nack.Message != "the database is not available" {
+		t.Errorf("nack %+v", nack)
+	}
+	if status, _ := get[map[string]any](s, "/v1/rooms/plan/stats"); status != 503 {
+		t.Errorf("stats %d", status)
+	}
 	s.store.set(func(f *fakeStore) { f.broken = nil })
 	a.send(wire.Push{ID: "x", Ops: ops})
 	expect[wire.Ack](a)
 	a.readTo(2)
+}
+
+// A client sets its clock by the nack, so it has to be the clock that found it wrong.
+func TestSkewIsToldByTheClockThatFoundIt(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	a := s.join("plan", 0xa)
+	skewed := wire.NewError(wire.CodeClockSkew, "ahead")
+	skewed.ServerTime = 1_700_000_000_123
+	s.store.set(func(f *fakeStore) { f.before = func([]moveop.Op) error { return skewed } })
+	a.send(wire.Push{ID: "x", Ops: []moveop.Op{a.move()}})
+	if nack := expect[wire.Nack](a); nack.Code != wire.CodeClockSkew || nack.ServerTime != skewed.ServerTime {
+		t.Errorf("nack %+v", nack)
+	}
 }
 
 // Pushes that arrive while a transaction is in flight go together into the next one, and only the

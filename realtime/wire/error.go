@@ -12,8 +12,13 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// ErrUnknownRoom is what a store answers for a room that does not exist.
-var ErrUnknownRoom = errors.New("unknown room")
+var (
+	// ErrUnknownRoom is what a store answers for a room that does not exist.
+	ErrUnknownRoom = errors.New("unknown room")
+	// ErrUnavailable is wrapped by what a store answers while it cannot be reached or takes no work,
+	// which passes.
+	ErrUnavailable = errors.New("the store is not available")
+)
 
 // Error is a refusal with its code: the body of a Nack, the error message of a socket, and the
 // error of an HTTP answer. A store returns one for a batch that it refuses.
@@ -51,14 +56,18 @@ func (e *Error) Error() string {
 // Type implements Message: an Error is the message "error".
 func (*Error) Type() string { return "error" }
 
-// AsError returns the Error in err's chain. ErrUnknownRoom becomes the error of UnknownRoom; any
-// other error is CodeInternal, without its text, which is the server's own business.
+// AsError returns the Error in err's chain. ErrUnknownRoom becomes the error of UnknownRoom,
+// ErrUnavailable CodeBusy; any other error is CodeInternal. Neither has the error's text, which is the
+// server's own business.
 func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	if errors.Is(err, ErrUnknownRoom) {
 		return UnknownRoom()
+	}
+	if errors.Is(err, ErrUnavailable) {
+		return NewError(CodeBusy, "the database is not available")
 	}
 	return NewError(CodeInternal, "internal error")
 }
