@@ -127,8 +127,9 @@ type Client struct {
 	presence presence
 	progress progress
 	rounds   rounds
-	wakeups  chan struct{} // there may be something to send
-	retries  chan struct{} // see Reconnect
+	wakeups  chan struct{}   // there may be something to send
+	retries  chan struct{}   // see Reconnect
+	repairs  chan chan error // see Repair; what is sent gets the outcome, and holds one
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -155,6 +156,7 @@ func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	}
 	opts.Room = st.meta.Load().room
 	c := &Client{opts: opts, store: st, wakeups: make(chan struct{}, 1), retries: make(chan struct{}, 1)}
+	c.repairs = make(chan chan error)
 	c.rounds.changed = make(chan struct{})
 	st.publish = func(e Event) { c.events.publish(e, sendEvent) }
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -33,6 +33,11 @@
 // and goes by an id of its own, at the latest when it meets the other one's traces on the server.
 // Client.Fork makes a file for a new room out of what is here.
 //
+// # Examination
+//
+// Digests are compared with the server's while the replica works. Client.Doctor looks closer: at the
+// file, at whether the tables agree, and at the server's digest. Client.Repair loads the room anew.
+//
 // # Sync
 //
 // The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new
@@ -42,7 +47,7 @@
 //	the connection ends, busy, rate_limited,   again after a wait with jitter (a restart says how long)
 //	internal
 //	a gap in the operations                    pull from the cursor
-//	resync, digests that differ                load a snapshot, apply the outbox on top
+//	resync, digests that differ, Repair        load a snapshot, apply the outbox on top
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
 //	too_old                                    stamp the outbox anew
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,

@@ -178,3 +178,32 @@ func ExampleClient_Fork() {
 	fmt.Println(fork.Room(), fork.Replica() != c.Replica())
 	// Output: meadow true
 }
+
+// Examine a replica, and have it loaded anew where something is wrong with it.
+func ExampleClient_Doctor() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "canopy")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	diagnosis, err := c.Doctor(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, finding := range diagnosis.Findings {
+		fmt.Println(finding.Check, finding.Detail)
+	}
+	if len(diagnosis.Findings) > 0 {
+		if err := c.Repair(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(len(diagnosis.Findings), "findings; compared with the server:", diagnosis.Compared)
+	// Output: 0 findings; compared with the server: false
+}

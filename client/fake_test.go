@@ -71,6 +71,7 @@ func newServer(t testing.TB) *server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/rooms/garden/ws", s.socket)
 	mux.HandleFunc("GET /v1/rooms/garden/snapshot", s.snapshot)
+	mux.HandleFunc("GET /v1/rooms/garden/stats", s.stats)
 	web := httptest.NewServer(mux)
 	s.url = web.URL
 	t.Cleanup(func() {
@@ -367,6 +368,19 @@ func (s *server) snapshot(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = encoder.Write(stream)
 	_ = encoder.Close()
+}
+
+func (s *server) stats(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.room == nil {
+		wire.WriteError(w, http.StatusNotFound, wire.UnknownRoom())
+		return
+	}
+	stats := wire.Stats{Room: "garden", Epoch: s.epoch, Head: int64(len(s.log())), Digest: s.state().Digest}
+	if err := json.NewEncoder(w).Encode(stats); err != nil {
+		s.t.Error(err)
+	}
 }
 
 // takeSnapshot needs mu.

@@ -74,6 +74,9 @@ func (l *link) run(ctx context.Context) error {
 				return err
 			}
 		case <-l.c.wakeups:
+		case done := <-l.c.repairs:
+			l.repair(done)
+			return errRepair
 		case <-due.C:
 		case <-ping.C:
 			if err := l.ping(0); err != nil {

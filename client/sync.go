@@ -20,6 +20,8 @@ var (
 	errResync = errors.New("the server cannot go on from our cursor")
 	// errMismatch means that we differ from the server where we must not: load a snapshot.
 	errMismatch = errors.New("digests differ at the same cursor")
+	// errRepair means that the application asked for it: load a snapshot.
+	errRepair = errors.New("the replica is to be loaded anew")
 	// errRenamed means that we go by another replica id from now on.
 	errRenamed = errors.New("the file was copied or restored: new replica id")
 )
@@ -37,8 +39,9 @@ type syncer struct {
 	backoff *backoff.ExponentialBackOff
 
 	needSnapshot bool
-	inUse        int // connections in a row that were refused because our replica is in use
-	maxBatch     int // operations of one push; halved when the server finds it too large
+	repairing    []chan error // who waits for a snapshot
+	inUse        int          // connections in a row that were refused because our replica is in use
+	maxBatch     int          // operations of one push; halved when the server finds it too large
 }
 
 func newSyncer(c *Client) *syncer {
@@ -84,7 +87,9 @@ func stateAfter(err error) State {
 // once goes through one connection, from the snapshot that may have to come first to its end.
 func (s *syncer) once(ctx context.Context) error {
 	if s.needSnapshot {
-		if err := s.bootstrap(ctx); err != nil {
+		err := s.bootstrap(ctx)
+		s.repaired(err)
+		if err != nil {
 			return err
 		}
 		s.needSnapshot = false
@@ -105,6 +110,8 @@ func (s *syncer) once(ctx context.Context) error {
 // retryIn draws the consequences of how a connection ended and says how long to wait.
 func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	switch {
+	case errors.Is(err, errRepair):
+		return 0
 	case errors.Is(err, errResync), errors.Is(err, errMismatch):
 		s.needSnapshot = true
 	case errors.Is(err, errConflict), replicaInUse(err) && s.secondInUse():
@@ -142,8 +149,27 @@ func (s *syncer) wait(ctx context.Context, delay time.Duration) {
 	select {
 	case <-timer.C:
 	case <-s.c.retries:
+	case done := <-s.c.repairs:
+		s.repair(done)
 	case <-ctx.Done():
 	}
+}
+
+// repair has a snapshot loaded next.
+func (s *syncer) repair(done chan error) {
+	s.needSnapshot = true
+	s.repairing = append(s.repairing, done)
+}
+
+// repaired tells who waits, unless it is a matter of trying again.
+func (s *syncer) repaired(err error) {
+	if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrDiskFull) && !errors.Is(err, ErrReadOnly) {
+		return
+	}
+	for _, done := range s.repairing {
+		done <- err
+	}
+	s.repairing = nil
 }
 
 func closeError(err error) *websocket.CloseError {

@@ -1,0 +1,337 @@
+package client
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// Diagnosis is what Doctor found.
+type Diagnosis struct {
+	// Findings is what is wrong; empty if nothing is.
+	Findings []Finding
+	// Seq and Digest are the cursor and the digest, recomputed, of what was examined.
+	Seq    int64
+	Digest moveop.Digest
+	// Compared is set where the digest was compared with the server's at the same cursor. It is not where
+	// the client has no services, where something was found before, or where the room was too busy for
+	// the two to be at one cursor.
+	Compared bool
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	Check  Check
+	Detail string
+}
+
+// Check says what a Finding is about.
+type Check string
+
+const (
+	// CheckFile is SQLite's own check of the file: pages, rows and indexes.
+	CheckFile Check = "file"
+	// CheckDigest recomputes the digests from what they summarise.
+	CheckDigest Check = "digest"
+	// CheckTree looks for nodes in circles.
+	CheckTree Check = "tree"
+	// CheckLog looks whether the tables of the log agree with each other.
+	CheckLog Check = "log"
+	// CheckOutbox looks whether the outbox agrees with the log and with what is counted.
+	CheckOutbox Check = "outbox"
+	// CheckServer compares with the server's digest.
+	CheckServer Check = "server"
+)
+
+// Doctor examines the replica, beside its use: whether the file is sound, its digests are those of
+// what is in it, the tree has no circles and the tables agree; and, with services, whether the server
+// has the same digest at the same cursor, pending operations left out; for that it waits until the
+// replica is in step, for as long as ctx allows. It changes nothing: see Repair. Cost: a few passes
+// over the whole file. The error is one of examining, not a finding; what was found until then is
+// returned with it.
+func (c *Client) Doctor(ctx context.Context) (d Diagnosis, err error) {
+	err = c.store.view(ctx, func(s *session) error {
+		e := examination{ctx: ctx, session: s, d: &d}
+		return e.run()
+	})
+	if err == nil && c.opts.RealtimeURL != "" && len(d.Findings) == 0 {
+		err = c.compare(ctx, &d)
+	}
+	if err != nil {
+		return d, fmt.Errorf("examine replica: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Diagnosis) find(check Check, format string, args ...any) {
+	d.Findings = append(d.Findings, Finding{check, fmt.Sprintf(format, args...)})
+}
+
+// examination looks at one consistent state of the file.
+type examination struct {
+	*session
+	ctx  context.Context // of the call that it lives in
+	meta meta
+	d    *Diagnosis
+}
+
+func (e *examination) run() error {
+	if err := e.meta.load(e.session); err != nil {
+		return err
+	}
+	e.d.Seq = e.meta.seq
+	for _, step := range []func() error{e.file, e.digest, e.tree, e.rules} {
+		if err := e.ctx.Err(); err != nil {
+			return err
+		}
+		// What the damage makes unreadable is a finding, and no reason not to look at the rest.
+		err := step()
+		if errors.Is(err, ErrCorrupt) {
+			e.d.find(CheckFile, "%v", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxFindings bounds what is reported of damaged pages.
+const maxFindings = 20
+
+func (e *examination) file() error {
+	return e.each(fmt.Sprintf(`PRAGMA integrity_check(%d)`, maxFindings), nil, func(rows *sql.Rows) error {
+		var found string
+		err := rows.Scan(&found)
+		if err == nil && found != "ok" {
+			e.d.find(CheckFile, "%s", found)
+		}
+		return err
+	})
+}
+
+// digest recomputes the digest.
+func (e *examination) digest() error {
+	digest := &e.d.Digest
+	err := e.each(`SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
+		UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
+		UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`, nil,
+		func(rows *sql.Rows) error {
+			var current bool
+			op, err := scanOp(rows, &current)
+			if err != nil {
+				return err
+			}
+			digest.Ops++
+			digest.Log ^= op.LogHash()
+			if current && op.Kind == moveop.Move {
+				digest.State ^= moveop.PlacementHash(op.Node, op.Parent, op.OrderKey)
+			} else if current {
+				digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
+			}
+			if digest.Ops%4096 == 0 {
+				return e.ctx.Err()
+			}
+			return nil
+		})
+	if err == nil && *digest != e.meta.digest {
+		e.d.find(CheckDigest, "what is there adds up to %+v, the file says %+v", *digest, e.meta.digest)
+	}
+	return err
+}
+
+// tree counts what hangs on something that has no place itself: Root, Trash, or a node that nobody has
+// created yet. What does not is in a circle, or below one.
+func (e *examination) tree() error {
+	var circling int64
+	_, err := e.row(`WITH RECURSIVE down (node) AS (
+			SELECT n.node FROM nodes n WHERE NOT EXISTS (SELECT 1 FROM nodes p WHERE p.node = n.parent)
+			UNION ALL SELECT n.node FROM down JOIN nodes n ON n.parent = down.node)
+		SELECT (SELECT count(*) FROM nodes) - (SELECT count(*) FROM down)`, nil, &circling)
+	if err == nil && circling != 0 {
+		e.d.find(CheckTree, "%d nodes are in circles or below them", circling)
+	}
+	return err
+}
+
+// rules are statements that count what breaks them.
+var rules = []struct {
+	check  Check
+	detail string
+	count  string
+}{
+	{CheckLog, "effective moves are newer than the place of their node", `SELECT count(*) FROM ops o
+		LEFT JOIN nodes n ON n.node = o.node WHERE o.kind = 1 AND o.effective AND (n.node IS NULL OR n.ts <= o.ts)`},
+	{CheckLog, "writes are newer than the value of their property", `SELECT count(*) FROM ops o
+		LEFT JOIN vals v ON v.node = o.node AND v.key = o.key WHERE o.kind = 2 AND (v.node IS NULL OR v.ts <= o.ts)`},
+	{CheckLog, "operations share a timestamp", `SELECT count(*) - count(DISTINCT ts) FROM
+		(SELECT ts FROM nodes UNION ALL SELECT ts FROM vals UNION ALL SELECT ts FROM ops)`},
+	{CheckLog, "operations share a seq", `SELECT count(*) - count(DISTINCT seq) FROM
+		(SELECT seq FROM nodes UNION ALL SELECT seq FROM vals UNION ALL SELECT seq FROM ops) WHERE seq > 0`},
+	{CheckLog, "operations have a seq that is not reached yet", `SELECT count(*) FROM
+		(SELECT seq FROM nodes UNION ALL SELECT seq FROM vals UNION ALL SELECT seq FROM ops)
+		WHERE seq > (SELECT max(seq, acked) FROM meta)`},
+	{CheckLog, "moves are newer than the newest", `SELECT count(*) FROM
+		(SELECT ts FROM nodes UNION ALL SELECT ts FROM ops WHERE kind = 1) WHERE ts > (SELECT newest FROM meta)`},
+	{CheckOutbox, "operations are neither pending nor acknowledged", `SELECT count(*) FROM
+		(SELECT ts, seq FROM nodes UNION ALL SELECT ts, seq FROM vals UNION ALL SELECT ts, seq FROM ops)
+		WHERE seq = 0 AND ts NOT IN (SELECT ts FROM outbox)`},
+	{CheckOutbox, "pending moves are not in the log", `SELECT count(*) FROM outbox x WHERE kind = 1
+		AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = x.node AND n.ts = x.ts AND n.seq = 0
+			AND n.parent = x.parent AND n.order_key = x.order_key)
+		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.ts = x.ts AND o.kind = 1 AND o.node = x.node AND o.seq = 0
+			AND o.parent = x.parent AND o.order_key = x.order_key)`},
+	{CheckOutbox, "pending writes are not in the log", `SELECT count(*) FROM outbox x WHERE kind = 2
+		AND NOT EXISTS (SELECT 1 FROM vals v WHERE v.node = x.node AND v.key = x.key AND v.ts = x.ts AND v.seq = 0
+			AND v.value = x.value)
+		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.ts = x.ts AND o.kind = 2 AND o.node = x.node AND o.seq = 0
+			AND o.key = x.key AND o.value = x.value)`},
+	{CheckOutbox, "pending operations are counted wrongly",
+		`SELECT abs(pending - (SELECT count(*) FROM outbox)) FROM meta`},
+	{CheckOutbox, "refused operations are counted wrongly",
+		`SELECT abs(refused - (SELECT count(*) FROM outbox WHERE refused IS NOT NULL)) FROM meta`},
+}
+
+func (e *examination) rules() error {
+	for _, rule := range rules {
+		if err := e.ctx.Err(); err != nil {
+			return err
+		}
+		var n int64
+		if err := e.once(rule.count, &n); err != nil {
+			return err
+		}
+		if n > 0 {
+			e.d.find(rule.check, "%d %s", n, rule.detail)
+		}
+	}
+	return nil
+}
+
+// maxComparisons bounds the attempts to meet the server at one cursor.
+const maxComparisons = 10
+
+// compare compares with the server as soon as both are at the same cursor.
+func (c *Client) compare(ctx context.Context, d *Diagnosis) error {
+	for range maxComparisons {
+		if err := c.WaitSynced(ctx); err != nil && !errors.Is(err, ErrRefused) {
+			return err
+		}
+		theirs, err := c.stats(ctx)
+		if err != nil {
+			return err
+		}
+		m, ours, err := c.settled(ctx)
+		if err != nil {
+			return err
+		}
+		if m.epoch != theirs.Epoch || m.seq != theirs.Head || m.acked > m.seq {
+			continue // it goes on meanwhile
+		}
+		d.Compared = true
+		if m.pending > 0 { // what is pending cannot be taken out of the state
+			theirs.Digest.State, ours.State = 0, 0
+		}
+		if ours != theirs.Digest {
+			d.find(CheckServer, "at seq %d the server has %+v, here is %+v", m.seq, theirs.Digest, ours)
+		}
+		return nil
+	}
+	return nil
+}
+
+// settled is the digest without the operations that are pending, with the meta row that it belongs to.
+func (c *Client) settled(ctx context.Context) (m meta, digest moveop.Digest, err error) {
+	err = c.store.view(ctx, func(s *session) error {
+		if err := m.load(s); err != nil {
+			return err
+		}
+		digest = m.digest
+		return s.each(`SELECT `+outboxColumns+` FROM outbox`, nil, func(rows *sql.Rows) error {
+			op, err := scanOp(rows)
+			digest.Ops--
+			digest.Log ^= op.LogHash()
+			return err
+		})
+	})
+	return m, digest, err
+}
+
+// maxStats bounds what is read of the answer, in bytes.
+const maxStats = 64 << 10
+
+// stats asks the realtime service where the room stands.
+func (c *Client) stats(ctx context.Context) (stats wire.Stats, err error) {
+	header, err := c.opts.authorization(ctx)
+	if err != nil {
+		return stats, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(c.opts.RealtimeURL, c.opts.Room, "stats"), nil)
+	if err != nil {
+		return stats, fmt.Errorf("ask for the room's digest: %w", err)
+	}
+	req.Header = header
+	resp, err := c.opts.HTTPClient.Do(req)
+	if err != nil {
+		return stats, fmt.Errorf("ask for the room's digest: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound && c.store.meta.Load().seq == 0 {
+		return wire.Stats{Room: c.opts.Room, Epoch: c.store.meta.Load().epoch}, nil // it is not made yet
+	}
+	if resp.StatusCode != http.StatusOK {
+		return stats, fmt.Errorf("ask for the room's digest: %w", wire.ReadError(resp))
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, maxStats)).Decode(&stats); err != nil {
+		return stats, fmt.Errorf("ask for the room's digest: %w", err)
+	}
+	return stats, nil
+}
+
+// Repair loads the room anew from the server and applies what is pending on top: the way out of what
+// Doctor finds. It returns when the replica is in step again. Nothing that is pending is lost, and
+// until the new state is whole the old one stays. Where the file itself is so damaged that even that
+// does not go through, the error is ErrCorrupt: then begin with a new file.
+func (c *Client) Repair(ctx context.Context) error {
+	if c.opts.RealtimeURL == "" {
+		return fmt.Errorf("repair replica: %w", ErrOffline)
+	}
+	err := c.store.update(ctx, Local, (*txn).recountOutbox)
+	if err == nil {
+		err = c.reload(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("repair replica: %w", err)
+	}
+	return c.WaitSynced(ctx)
+}
+
+// reload has the sync loop load a snapshot, and waits until it is in.
+func (c *Client) reload(ctx context.Context) error {
+	outcome := make(chan error, 1)
+	select {
+	case c.repairs <- outcome:
+	case <-c.store.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-outcome:
+		return err
+	case <-c.store.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// recountOutbox makes what is counted agree with what is there.
+func (t *txn) recountOutbox() error {
+	return t.once(`SELECT count(*), count(refused) FROM outbox`, &t.meta.pending, &t.meta.refused)
+}
