@@ -170,6 +170,57 @@ func BenchmarkEditLimit(b *testing.B) {
 	}
 }
 
+// A page of 100 children and a durable edit among many siblings; here the limit is the same in a room of
+// 1,000 nodes.
+func BenchmarkSiblingsLimit(b *testing.B) {
+	ctx := context.Background()
+	n := benchSize(b)
+	room := func(n int) (*Client, func() moveop.NodeID) {
+		c := durableClient(b)
+		load(b, c, formattest.Encode(siblings(n)))
+		return c, func() moveop.NodeID { return benchNode(rand.IntN(n)) }
+	}
+	large, ofLarge := room(n)
+	small, ofSmall := room(1000)
+	for name, run := range map[string]func(c *Client, node func() moveop.NodeID) error{
+		"page": func(c *Client, node func() moveop.NodeID) error {
+			at, err := c.Node(ctx, node())
+			if err == nil {
+				_, err = c.Children(ctx, moveop.Root, at.Cursor(), 100)
+			}
+			return err
+		},
+		"create": func(c *Client, node func() moveop.NodeID) error {
+			return c.Edit(ctx, func(tx *Tx) error {
+				_, err := tx.Create(moveop.Root, After(node()))
+				return err
+			})
+		},
+		"move": func(c *Client, node func() moveop.NodeID) error {
+			return c.Edit(ctx, func(tx *Tx) error { return tx.Move(node(), moveop.Root, After(node())) })
+		},
+		"set": func(c *Client, node func() moveop.NodeID) error {
+			return c.Edit(ctx, func(tx *Tx) error { return tx.Set(node(), "title", rand.Int()) })
+		},
+	} {
+		b.Run(fmt.Sprintf("%s/siblings=%d", name, n), func(b *testing.B) {
+			race(b, func() error { return run(large, ofLarge) }, func() error { return run(small, ofSmall) })
+		})
+	}
+}
+
+// siblings is a snapshot of n children of Root.
+func siblings(n int) *formattest.Snapshot {
+	snap := &formattest.Snapshot{Room: "garden", Epoch: "e", Seq: int64(n)}
+	for i := range n {
+		snap.Nodes = append(snap.Nodes, format.NodeRow{
+			Node: benchNode(i), Parent: moveop.Root, OrderKey: fmt.Appendf(nil, "f%06d", i),
+			TS: moveop.NewTimestamp(int64(i+1), 0, 7), Seq: int64(i + 1),
+		})
+	}
+	return snap
+}
+
 func durableClient(b *testing.B) *Client {
 	b.Helper()
 	c, err := Open(context.Background(), filepath.Join(b.TempDir(), "replica"), Options{Room: "garden"})

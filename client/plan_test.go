@@ -119,10 +119,13 @@ func checkPlan(t *testing.T, s *session, query string) {
 		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 			t.Fatal(err)
 		}
-		for _, table := range []string{"nodes", "vals", "ops"} {
-			if strings.Contains(step, "SCAN "+table) {
+		for _, table := range []string{"nodes", "vals", "ops", "n", "v", "o"} { // and their aliases
+			if strings.Contains(step+" ", "SCAN "+table+" ") {
 				t.Errorf("%s\n\t%s", step, query)
 			}
+		}
+		if strings.Contains(query, "(order_key, node)") && !strings.Contains(step, "(order_key,node)") {
+			t.Errorf("a place among siblings is not found by the index: %s\n\t%s", step, query)
 		}
 		if strings.Contains(step, "TEMP B-TREE FOR ORDER BY") {
 			t.Errorf("%s\n\t%s", step, query)
