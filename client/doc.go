@@ -36,7 +36,8 @@
 // # Examination
 //
 // Digests are compared with the server's while the replica works. Client.Doctor looks closer: at the
-// file, at whether the tables agree, and at the server's digest. Client.Repair loads the room anew.
+// file, at whether the tables agree, and at the server's digest. Client.Repair loads the room anew, and
+// Client.Salvage saves what is pending from a file that is beyond that.
 //
 // # Sync
 //

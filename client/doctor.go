@@ -296,7 +296,7 @@ func (c *Client) stats(ctx context.Context) (stats wire.Stats, err error) {
 // Repair loads the room anew from the server and applies what is pending on top: the way out of what
 // Doctor finds. It returns when the replica is in step again. Nothing that is pending is lost, and
 // until the new state is whole the old one stays. Where the file itself is so damaged that even that
-// does not go through, the error is ErrCorrupt: then begin with a new file.
+// does not go through, the error is ErrCorrupt: see Salvage.
 func (c *Client) Repair(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return fmt.Errorf("repair replica: %w", ErrOffline)

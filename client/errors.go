@@ -27,7 +27,8 @@ var (
 	// ErrDiskFull means that a transaction did not fit on the disk. It was rolled back: make room and
 	// do it again.
 	ErrDiskFull = errors.New("disk is full")
-	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file.
+	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file,
+	// what it does not have yet by Client.Salvage.
 	ErrCorrupt = errors.New("replica file is corrupt")
 	// ErrClosed is returned by everything after Close.
 	ErrClosed = errors.New("client is closed")

@@ -52,6 +52,71 @@ func (c *Client) Fork(ctx context.Context, path, room string) error {
 	return nil
 }
 
+// Salvage writes a new replica file of the same room to path, which must not exist, with nothing in it
+// but what is pending here, refused operations included. Opened with services, it loads the room and
+// applies that on top. It is the way out where the file is too damaged for Repair, as long as the
+// outbox can be read. Use one of the two files from then on, not both.
+func (c *Client) Salvage(ctx context.Context, path string) error {
+	err := c.writeNew(ctx, path, func(s *session, draft string) error { return c.salvage(ctx, s, draft) })
+	if err != nil {
+		return fmt.Errorf("salvage pending operations: %w", err)
+	}
+	return nil
+}
+
+// salvage leaves the operations the timestamps that they have: what the server got of them without
+// our knowing comes back before the others are pushed, see rename.
+func (c *Client) salvage(ctx context.Context, s *session, draft string) (err error) {
+	all, err := s.outbox()
+	if err != nil {
+		return err
+	}
+	replica, err := c.newReplica(ctx)
+	if err != nil {
+		return err
+	}
+	m := c.store.meta.Load()
+	t := &txn{meta: meta{room: m.room, replica: replica, offset: m.offset, issued: m.issued, accepted: m.accepted, version: 1}}
+	if err := writeDraft(draft, t.meta); err != nil {
+		return err
+	}
+	if t.session, err = openSession(draft, "journal_mode(off)", "synchronous(off)"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if err := t.script("BEGIN"); err != nil {
+		return err
+	}
+	if err := t.enqueue(all); err != nil {
+		return err
+	}
+	if err := t.own(m.replica); err != nil {
+		return err
+	}
+	if err := t.meta.save(t.session); err != nil {
+		return err
+	}
+	return t.script("COMMIT", "PRAGMA journal_mode = WAL")
+}
+
+// enqueue puts operations into the outbox and the log.
+func (t *txn) enqueue(all []queued) error {
+	ops := make([]moveop.Op, len(all))
+	for i := range all {
+		ops[i] = all[i].op
+		if err := t.insertQueued(&all[i]); err != nil {
+			return err
+		}
+		if err := t.own(ops[i].TS.Replica()); err != nil {
+			return err
+		}
+	}
+	if err := t.recountOutbox(); err != nil {
+		return err
+	}
+	return t.add(ops)
+}
+
 // writeNew has write make a file, with a reader that keeps this one open meanwhile.
 func (c *Client) writeNew(ctx context.Context, path string, write func(s *session, draft string) error) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
