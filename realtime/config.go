@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -111,6 +112,10 @@ type Config struct {
 	// through. Defaults to the page's own host only.
 	AllowedOrigins []string
 
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For says where a request comes from.
+	// Defaults to none: the peer is whom it comes from.
+	TrustedProxies []netip.Prefix
+
 	Limits Limits
 	Timing Timing
 
@@ -144,12 +149,25 @@ type Limits struct {
 	PresenceBytes int
 	// NameBytes is the size of the display name in hello. Defaults to 128.
 	NameBytes int
+	// Sockets is the number of open sockets; more are turned away with busy. Defaults to 20,000.
+	Sockets int
+	// SocketsPerAddress is the same for an IPv4 address or an IPv6 network of 64 bits, more are turned
+	// away with rate_limited. Loopback addresses are not counted. Defaults to 1,000.
+	SocketsPerAddress int
+	// SocketsPerUser is the same for a user that Grant names. Defaults to 200.
+	SocketsPerUser int
+	// OpsPerSecond is how many ops a connection may push, on average after a first second's worth. A
+	// socket that pushes more is read more slowly; over HTTP that is rate_limited. It must allow MaxOps
+	// in ten seconds. Defaults to 20,000, which is more than a room can take.
+	OpsPerSecond int
 	// Readers is the number of catch-up reads of the log at a time, over all rooms. Defaults to 8.
 	Readers int
 }
 
 // Timing holds the server's intervals and deadlines. Zero fields get their default.
 type Timing struct {
+	// Header is the time for the head of a request, Body for all of it. Default to 10 s and 30 s.
+	Header, Body time.Duration
 	// Hello is the time for the first message, the close code after it 4408. Defaults to 5 s.
 	Hello time.Duration
 	// Poll is how often a room's head is read from the store, which is how commits of other processes
@@ -222,10 +240,16 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.IdleBytes, 64<<20)
 	setDefault(&l.PresenceBytes, 4<<10)
 	setDefault(&l.NameBytes, 128)
+	setDefault(&l.Sockets, 20_000)
+	setDefault(&l.SocketsPerAddress, 1000)
+	setDefault(&l.SocketsPerUser, 200)
+	setDefault(&l.OpsPerSecond, 20_000)
 	setDefault(&l.Readers, 8)
 }
 
 func (t *Timing) setDefaults() {
+	setDefault(&t.Header, 10*time.Second)
+	setDefault(&t.Body, 30*time.Second)
 	setDefault(&t.Hello, 5*time.Second)
 	setDefault(&t.Poll, time.Second)
 	setDefault(&t.HintedPoll, 5*time.Second)
@@ -259,8 +283,12 @@ func (cfg Config) check() error {
 	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < 2*int64(largest) {
 		return fmt.Errorf("realtime: MaxFrame %d is less than two ops of the largest size, %d", l.MaxFrame, largest)
 	}
-	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers) < 0 {
+	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
+		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond) < 0 {
 		return errors.New("realtime: negative limit")
+	}
+	if l.OpsPerSecond*10 < l.MaxOps {
+		return fmt.Errorf("realtime: OpsPerSecond %d does not allow a push of %d in ten seconds", l.OpsPerSecond, l.MaxOps)
 	}
 	if l.MaxOps > wire.MaxFrameOps {
 		return fmt.Errorf("realtime: MaxOps %d is more than a frame may hold, %d", l.MaxOps, wire.MaxFrameOps)

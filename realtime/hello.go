@@ -53,6 +53,9 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	if err := s.srv.check(grant); err != nil {
 		return err
 	}
+	if limited := s.takeUser(grant.User); limited != nil {
+		return limited
+	}
 	s.hub.mu.Lock()
 	s.replica, s.name, s.grant = msg.Replica, msg.Name, grant
 	s.hub.mu.Unlock()

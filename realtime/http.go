@@ -163,6 +163,12 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string
 		failRoom(w, err)
 		return
 	}
+	give, limited := s.takeSocket(r)
+	if limited != nil {
+		fail(w, limited)
+		return
+	}
+	defer give()
 	h, err := s.acquire(r.Context(), room)
 	if err != nil {
 		failRoom(w, err)

@@ -28,6 +28,7 @@ type metrics struct {
 	panics     prometheus.Counter
 	storeFails prometheus.Counter
 	requests   *prometheus.CounterVec // by route and status
+	limited    *prometheus.CounterVec // by limit
 	hintsLive  prometheus.Gauge
 	hintsHeard prometheus.Counter
 }
@@ -88,6 +89,7 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 		panics:     r.counter("panics_total", "Panics survived; every one is a fault to report."),
 		storeFails: r.counter("store_failures_total", "Store calls that failed other than by refusing."),
 		requests:   r.counters("http_requests_total", "HTTP requests, by route and status.", "route", "status"),
+		limited:    r.counters("limited_total", "Sockets turned away and pushes held back, by the limit that did it.", "limit"),
 		hintsLive:  r.gauge("hints_live", "1 while hints of other processes come through, 0 while their commits are found by polling."),
 		hintsHeard: r.counter("hints_heard_total", "Hints of commits that this process did not know of, in rooms that it has in use."),
 	}

@@ -158,6 +158,12 @@ func (s *Server) postOps(w http.ResponseWriter, r *http.Request, room string) {
 	if err == nil {
 		err = s.checkPush(request.Replica, request.Ops)
 	}
+	if err == nil {
+		if limited := spendOn(r.Context(), len(request.Ops)); limited != nil {
+			s.metrics.limited.WithLabelValues("ops_per_second").Inc()
+			err = limited
+		}
+	}
 	var applied wire.Applied
 	if err == nil {
 		applied, err = s.commitRequest(r.Context(), room, grant, request)
@@ -214,6 +220,9 @@ func (s *Server) answerRequest(w http.ResponseWriter, id string, applied wire.Ap
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the peer is gone if this fails
 }

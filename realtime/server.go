@@ -27,6 +27,7 @@ type Server struct {
 	buffers sync.Pool      // write buffers of sockets
 	faults  throttle       // of the log
 	hinted  atomic.Bool    // hints come through
+	sockets sockets
 
 	mu       sync.Mutex // guards what follows
 	draining bool
@@ -50,6 +51,7 @@ func New(cfg Config) (*Server, error) {
 		readers:  make(chan struct{}, cfg.Limits.Readers),
 		hubs:     map[string]*hub{},
 		sessions: map[*session]struct{}{},
+		sockets:  sockets{from: map[origin]int{}},
 		faults:   throttle{every: 100 * time.Millisecond},
 	}
 	var err error
@@ -71,11 +73,15 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: s.cfg.Timing.Header,
+		ReadTimeout:       s.cfg.Timing.Body, // ends with the upgrade
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, allowanceKey{}, newAllowance(s.cfg.Limits.OpsPerSecond))
+		},
 	}
 	defer s.runHints(ctx)() // to the end: what drain commits is told, too
 	failed := make(chan error, 1)

@@ -39,6 +39,9 @@ type session struct {
 	late     *time.Timer // closes the session where hello does not come
 	access   *time.Timer // has the grant looked at again
 
+	counted   origin // for the limit of sockets; of the reader alone
+	allowance *allowance
+
 	wake   chan struct{} // there may be something to write
 	room   chan struct{} // there may be room for more replies
 	probes chan struct{} // a pong came
@@ -79,7 +82,7 @@ var errClosed = errors.New("session closed")
 
 func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub) *session {
 	s := &session{
-		srv: srv, hub: h, conn: conn, codec: codec, log: h.log.With("remote", conn.RemoteAddr().String()),
+		srv: srv, allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), hub: h, conn: conn, codec: codec, log: h.log.With("remote", conn.RemoteAddr().String()),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), probes: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(srv.cfg.Limits.MaxFrame)
@@ -120,6 +123,7 @@ func (s *session) serve(ctx context.Context) {
 		s.close(wire.CloseOverloaded, "internal error")
 	}
 	s.hub.leave(s)
+	s.srv.sockets.give(s.counted)
 	s.finish(cancel, writer)
 	s.jobs.Wait()
 }
@@ -140,7 +144,7 @@ func (s *session) finish(cancel context.CancelFunc, writer <-chan struct{}) {
 // read takes messages in until the connection ends.
 func (s *session) read(ctx context.Context) {
 	for {
-		if err := s.awaitRoom(ctx); err != nil {
+		if s.awaitRoom(ctx) != nil || s.slowDown(ctx) != nil {
 			return
 		}
 		s.hear()
@@ -247,6 +251,7 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 		answer(wire.Applied{}, err)
 		return
 	}
+	s.allowance.spend(len(push.Ops))
 	s.begin()
 	j := &job{ops: push.Ops, epoch: epoch, done: func(applied wire.Applied, err error) {
 		answer(applied, err)

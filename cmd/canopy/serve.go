@@ -103,6 +103,7 @@ type serveRealtimeCmd struct {
 	Addr        string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
 	AllowOrigin []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
 	Hints       string   `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits: ${enum}. With none, and while hints are lost, they poll every second."`
+	limitFlags
 	serviceFlags
 }
 
@@ -112,6 +113,9 @@ func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
 		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin}
+		if err := c.apply(&cfg); err != nil {
+			return err
+		}
 		if c.Hints == "postgres" {
 			cfg.Hints = db.Hints(pgfuncs.HintsConfig{Logger: cfg.Logger})
 		}

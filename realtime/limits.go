@@ -1,0 +1,221 @@
+package realtime
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// sockets counts open sockets, in all and by who they are from.
+type sockets struct {
+	mu   sync.Mutex // guards what follows
+	all  int
+	from map[origin]int
+}
+
+// origin is whom sockets are counted for: a network or a user. The zero origin is nobody, who is not
+// limited.
+type origin struct {
+	network netip.Prefix
+	user    string
+}
+
+// take counts a socket, unless there are limit from there already.
+func (s *sockets) take(from origin, limit int) (ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from == (origin{}) {
+		return true
+	}
+	if s.from[from] >= limit {
+		return false
+	}
+	s.from[from]++
+	return true
+}
+
+func (s *sockets) give(from origin) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.from[from]--; s.from[from] <= 0 {
+		delete(s.from, from)
+	}
+}
+
+// takeAny counts a socket for the whole server.
+func (s *sockets) takeAny(limit int) (ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all >= limit {
+		return false
+	}
+	s.all++
+	return true
+}
+
+func (s *sockets) giveAny() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+}
+
+// takeSocket makes sure that one more socket is within the limits, and counts it until give.
+func (s *Server) takeSocket(r *http.Request) (give func(), err *wire.Error) {
+	limits, from := s.cfg.Limits, origin{network: s.network(r)}
+	if !s.sockets.takeAny(limits.Sockets) {
+		s.metrics.limited.WithLabelValues("sockets").Inc()
+		return nil, wire.NewError(wire.CodeBusy, "the server has %d sockets open and takes no more", limits.Sockets)
+	}
+	if !s.sockets.take(from, limits.SocketsPerAddress) {
+		s.sockets.giveAny()
+		s.metrics.limited.WithLabelValues("sockets_per_address").Inc()
+		return nil, wire.NewError(wire.CodeRateLimited, "%d sockets are open from this address, which is the limit", limits.SocketsPerAddress)
+	}
+	return func() {
+		s.sockets.give(from)
+		s.sockets.giveAny()
+	}, nil
+}
+
+// takeUser is the same for the user that hello's token named.
+func (s *session) takeUser(user string) *wire.Error {
+	limit := s.srv.cfg.Limits.SocketsPerUser
+	from := origin{user: user}
+	if !s.srv.sockets.take(from, limit) {
+		s.srv.metrics.limited.WithLabelValues("sockets_per_user").Inc()
+		return wire.NewError(wire.CodeRateLimited, "%d sockets are open for this user, which is the limit", limit)
+	}
+	s.counted = from
+	return nil
+}
+
+// network is where a request comes from, as sockets are counted: an IPv4 address, or the /64 of an IPv6
+// one, of which a single host has as many as it likes. It is invalid, for not counted, for this machine's
+// own: there a proxy is, or a tool of the operator's.
+func (s *Server) network(r *http.Request) netip.Prefix {
+	addr := s.clientAddr(r)
+	if !addr.IsValid() || addr.IsLoopback() {
+		return netip.Prefix{}
+	}
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	prefix, err := addr.WithZone("").Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return prefix
+}
+
+// clientAddr is the address of the peer, or, where that is a trusted proxy, the last one in
+// X-Forwarded-For that is not: what is further left, the client may have made up.
+func (s *Server) clientAddr(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr := parseAddr(host)
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !s.trusted(addr) {
+			break
+		}
+		next := parseAddr(strings.TrimSpace(hop))
+		if !next.IsValid() {
+			break
+		}
+		addr = next
+	}
+	return addr
+}
+
+func parseAddr(text string) netip.Addr {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}
+
+func (s *Server) trusted(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// allowance is what a connection may still push: it grows by rate ops a second up to what a second
+// gives, and may be overdrawn by one batch.
+type allowance struct {
+	mu   sync.Mutex // guards what follows
+	rate float64
+	left float64
+	at   time.Time
+}
+
+func newAllowance(rate int) *allowance {
+	return &allowance{rate: float64(rate), left: float64(rate), at: time.Now()}
+}
+
+// overdrawn is the time until there is something left.
+func (a *allowance) overdrawn() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.left = min(a.rate, a.left+a.rate*now.Sub(a.at).Seconds())
+	a.at = now
+	if a.left >= 0 {
+		return 0
+	}
+	return time.Duration(-a.left / a.rate * float64(time.Second))
+}
+
+func (a *allowance) spend(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.left -= float64(n)
+}
+
+// slowDown holds the reader back while the connection has pushed more than it may. The pushes are taken
+// as they come and the peer has to wait with the next, so nothing is refused, lost or out of order.
+func (s *session) slowDown(ctx context.Context) error {
+	wait := s.allowance.overdrawn()
+	if wait == 0 {
+		return nil
+	}
+	s.srv.metrics.limited.WithLabelValues("ops_per_second").Inc()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for s.closeFrame() == nil {
+		select {
+		case <-timer.C:
+			return nil
+		case <-s.room: // or it is closing
+		case <-ctx.Done():
+			return errClosed
+		}
+	}
+	return nil
+}
+
+// allowanceKey finds a connection's allowance in the context of its requests.
+type allowanceKey struct{}
+
+// spendOn lets a connection push n ops by a request, unless it is overdrawn. Behind a Handler that somebody
+// else serves there is no telling connections apart.
+func spendOn(ctx context.Context, n int) *wire.Error {
+	a, ok := ctx.Value(allowanceKey{}).(*allowance)
+	if !ok {
+		return nil
+	}
+	if wait := a.overdrawn(); wait > 0 {
+		return wire.NewError(wire.CodeRateLimited, "more ops than this connection may push: wait %v", wait.Round(time.Millisecond))
+	}
+	a.spend(n)
+	return nil
+}

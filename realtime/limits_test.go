@@ -1,0 +1,216 @@
+package realtime_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// behindProxy lets a test say where its sockets come from.
+func behindProxy(cfg *realtime.Config) {
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
+}
+
+func forwarded(hops string) http.Header { return http.Header{"X-Forwarded-For": {hops}} }
+
+func postBody(t *testing.T, replica moveop.ReplicaID, ops []moveop.Op) string {
+	t.Helper()
+	text, err := json.Marshal(ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`{"replica":"%s","ops":%s}`, replica, text)
+}
+
+func TestSocketsInAll(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, func(cfg *realtime.Config) { cfg.Limits.Sockets = 2 })
+	s.join("plan", 0xa)
+	b := s.join("plan", 0xb)
+	_, resp, err := s.socket("plan", wire.JSON, nil)
+	if err == nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Fatalf("the third: %v", err)
+	}
+	if e := wire.ReadError(resp); e.Code != wire.CodeBusy || !e.Retryable {
+		t.Errorf("error %+v", e)
+	}
+	_ = b.conn.Close()
+	for { // until the server has noticed
+		if _, _, err := s.socket("plan", wire.JSON, nil); err == nil {
+			return
+		}
+	}
+}
+
+func TestSocketsPerAddress(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, behindProxy, func(cfg *realtime.Config) { cfg.Limits.SocketsPerAddress = 2 })
+	for _, tc := range []struct {
+		hops    string
+		allowed bool
+	}{
+		{"203.0.113.7", true},
+		{"1.2.3.4, 203.0.113.7", true},
+		{"5.6.7.8, 203.0.113.7", false},             // what is left of it may be made up
+		{"203.0.113.7, 10.1.1.1", false},            // two proxies
+		{"203.0.113.8", true},                       // another one
+		{"2001:db8:1:2:3::1", true},                 //
+		{"2001:db8:1:2:ffff::1", true},              // the same /64
+		{"2001:db8:1:2::1", false},                  //
+		{"2001:db8:1:3::1", true},                   //
+		{"garbage, 10.1.1.1", true},                 // 10.1.1.1 itself
+		{"", true}, {"", true}, {"127.0.0.1", true}, // this machine's own are not counted
+	} {
+		_, resp, err := s.socket("plan", wire.JSON, forwarded(tc.hops))
+		if (err == nil) != tc.allowed {
+			t.Errorf("%q: %v", tc.hops, err)
+		}
+		if err != nil && (resp.StatusCode != 503 || wire.ReadError(resp).Code != wire.CodeRateLimited) {
+			t.Errorf("%q: %d", tc.hops, resp.StatusCode)
+		}
+	}
+}
+
+// Without a trusted proxy the header is anybody's to send, and says nothing.
+func TestForwardedForIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, func(cfg *realtime.Config) { cfg.Limits.SocketsPerAddress = 1 })
+	for range 2 {
+		if _, _, err := s.socket("plan", wire.JSON, forwarded("203.0.113.7")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSocketsPerUser(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, func(cfg *realtime.Config) {
+		cfg.Limits.SocketsPerUser = 2
+		cfg.Authorize = func(_ context.Context, token, _ string) (realtime.Grant, error) {
+			return realtime.Grant{Read: true, Write: true, User: token}, nil
+		}
+	})
+	join := func(replica moveop.ReplicaID, user string) *peer {
+		p := s.connect("plan")
+		p.send(wire.Hello{Replica: replica, Token: user})
+		return p
+	}
+	var anns []*peer
+	for i := range 2 {
+		p := join(moveop.ReplicaID(i+1), "ann")
+		expect[wire.Welcome](p)
+		anns = append(anns, p)
+	}
+	third := join(3, "ann")
+	if e := third.nextError(); e.Code != wire.CodeRateLimited || !e.Retryable {
+		t.Errorf("error %+v", e)
+	}
+	if closed := third.expectClose(); closed.Code != wire.CloseOverloaded {
+		t.Errorf("closed with %v", closed)
+	}
+	expect[wire.Welcome](join(4, "bob"))
+	expect[wire.Welcome](join(5, ""))
+	_ = anns[0].conn.Close()
+	expectMembers(anns[1], 3)
+	expect[wire.Welcome](join(3, "ann"))
+}
+
+// A socket that pushes more than it may is slowed down; nothing is refused, and nobody else waits.
+func TestOpsPerSecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t, func(cfg *realtime.Config) { cfg.Limits.OpsPerSecond = 100 })
+		a, b := s.join("plan", 0xa), s.join("plan", 0xb)
+		a.send(wire.Presence{})
+		begin := time.Now()
+		for range 15 {
+			a.push(100)
+		}
+		if d := time.Since(begin); d < 13*time.Second || d > 15*time.Second {
+			t.Errorf("1,500 ops within %v", d)
+		}
+		begin = time.Now()
+		b.push(50)
+		b.readTo(1550)
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("the other waited for %v", d)
+		}
+		a.readTo(1550)
+	})
+}
+
+func TestOpsPerSecondOverHTTP(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, func(cfg *realtime.Config) { cfg.Limits.OpsPerSecond, cfg.Limits.MaxOps = 10, 100 })
+	push := func(first uint16) (int, []byte) {
+		var ops []moveop.Op
+		for i := range 50 {
+			ops = append(ops, moveBy(0xa, first+uint16(i)))
+		}
+		return s.post("plan", postBody(t, 0xa, ops))
+	}
+	if status, text := push(1); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	status, text := push(51)
+	msg, err := wire.JSON.Decode(text)
+	nack, ok := msg.(wire.Nack)
+	if err != nil || !ok || status != 503 || nack.Code != wire.CodeRateLimited || !nack.Retryable {
+		t.Errorf("%d %s", status, text)
+	}
+	if n := len(s.stored("plan")); n != 50 {
+		t.Errorf("%d ops in the log", n)
+	}
+}
+
+// A peer that sends the head of its request, or the body, a little at a time does not hold on to a
+// connection.
+func TestSlowRequests(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]string{
+		"nothing": "",
+		"head":    "GET /healthz HTTP/1.1\r\nHost: x\r\n",
+		"body":    "POST /v1/rooms/plan/ops HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := setup(t, fast, func(cfg *realtime.Config) {
+				cfg.Timing.Header, cfg.Timing.Body = 50*time.Millisecond, 100*time.Millisecond
+			})
+			conn, err := net.Dial("tcp", s.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := fmt.Fprint(conn, begin); err != nil {
+				t.Fatal(err)
+			}
+			if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil && resp.StatusCode < 400 {
+				t.Errorf("answered %s", resp.Status)
+			}
+		})
+	}
+}
+
+// The time for a request is not the time for a socket.
+func TestSocketsOutliveTheBodyTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t, func(cfg *realtime.Config) { cfg.Timing.Body = 5 * time.Second })
+		p := s.join("plan", 0xa)
+		time.Sleep(20 * time.Second)
+		p.push(1)
+		p.readTo(1)
+	})
+}
