@@ -3,6 +3,7 @@ package realtime_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,6 +126,48 @@ func TestCursors(t *testing.T) {
 			p.hello(0xa, &room.Epoch, 5) // as after a bootstrap
 			p.push(1)
 			p.readTo(7)
+		})
+	}
+}
+
+// What a socket has missed comes in few frames, though it was pushed in many.
+func TestCatchingUpIsOneFrame(t *testing.T) {
+	t.Parallel()
+	const largest = 256<<10 - 2
+	for _, tc := range []struct {
+		name          string
+		value, pushes int
+		maxOps        int
+		want          int64 // the end of the first frame
+	}{
+		{"all of it", 1, 6, 1000, 6},
+		{"as many operations as a frame may have", 1, 6, 4, 4},
+		{"as many bytes as a frame may have", largest, 6, 1000, 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := setup(t, fast, func(cfg *realtime.Config) { cfg.Limits.MaxOps = tc.maxOps })
+			a := s.join("plan", 0xa)
+			text, _ := json.Marshal(strings.Repeat("x", tc.value))
+			for i := range tc.pushes {
+				op := a.move()
+				op = moveop.Op{Kind: moveop.Set, TS: op.TS, Node: op.Node, Key: "text", Value: text}
+				a.send(wire.Push{ID: "x", Ops: []moveop.Op{op}})
+				expect[wire.Ack](a)
+				a.readTo(int64(i + 1))
+			}
+			b := s.connect("plan")
+			b.hello(0xb, nil, 0)
+			if ops := expect[wire.Ops](b); ops.From != 1 || ops.To != tc.want {
+				t.Errorf("missed %d to %d, want 1 to %d", ops.From, ops.To, tc.want)
+			}
+			b.readTo(int64(tc.pushes))
+			b.cursor, b.log = 1, nil
+			b.send(wire.Pull{After: 1})
+			if ops := expect[wire.Ops](b); ops.From != 2 || ops.To != min(tc.want+1, int64(tc.pushes)) {
+				t.Errorf("pulled %d to %d", ops.From, ops.To)
+			}
+			b.readTo(int64(tc.pushes))
 		})
 	}
 }

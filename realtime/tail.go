@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"slices"
 	"sort"
 	"sync"
 
@@ -143,11 +144,44 @@ func (t *tail) prepend(ops []moveop.Op, maxFrame int64) {
 
 func (t *tail) clear() { t.frames, t.bytes = nil, 0 }
 
-// after returns the frame with the op right after a cursor, nil if the tail no longer has it.
-func (t *tail) after(cursor int64) *opsFrame {
+// find returns the index of the frame with the op right after a cursor, -1 if the tail does not have it.
+func (t *tail) find(cursor int64) int {
 	i := sort.Search(len(t.frames), func(i int) bool { return t.frames[i].to > cursor })
 	if i == len(t.frames) || t.frames[i].from > cursor+1 {
+		return -1
+	}
+	return i
+}
+
+// after returns the frame with the op right after a cursor, nil if the tail no longer has it.
+func (t *tail) after(cursor int64) *opsFrame {
+	i := t.find(cursor)
+	if i < 0 {
 		return nil
 	}
 	return t.frames[i].after(cursor)
+}
+
+// together is after with as much of what follows as fits into one frame, for a socket that catches up:
+// a frame costs its receiver a transaction, and the tail of a room that people write in has one for
+// each of their pushes.
+func (t *tail) together(cursor int64, maxOps int, maxBytes int64) *opsFrame {
+	i := t.find(cursor)
+	if i < 0 {
+		return nil
+	}
+	first := t.frames[i].after(cursor)
+	n, bytes := len(first.ops), int64(first.bytes)
+	parts := [][]moveop.Op{first.ops}
+	for _, f := range t.frames[i+1:] {
+		n, bytes = n+len(f.ops), bytes+int64(f.bytes)
+		if n > maxOps || bytes > maxBytes-64 { // 64 for the envelope
+			break
+		}
+		parts = append(parts, f.ops)
+	}
+	if len(parts) == 1 {
+		return first // which sockets share
+	}
+	return newOpsFrame(slices.Concat(parts...))
 }

@@ -172,7 +172,7 @@ func (h *hub) next(s *session) (f *frame, behind bool) {
 		return h.peers.frame, false
 	}
 	if p.synced && p.cursor < h.relayed {
-		if ops := h.tail.after(p.cursor); ops != nil {
+		if ops := h.behind(p); ops != nil {
 			p.cursor = ops.to
 			return ops.frame, false
 		}
@@ -190,6 +190,15 @@ func (h *hub) next(s *session) (f *frame, behind bool) {
 		return h.head, false
 	}
 	return nil, false
+}
+
+// behind returns the next frame of ops from the tail, nil if it is not there: for a socket that is up
+// to date the one that all of them share. The caller holds mu.
+func (h *hub) behind(p *place) *opsFrame {
+	if p.wasLive {
+		return h.tail.after(p.cursor)
+	}
+	return h.tail.together(p.cursor, h.srv.cfg.Limits.MaxOps, h.srv.cfg.Limits.MaxFrame)
 }
 
 func (h *hub) wasLive(s *session) bool {
