@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 // Every statement that was prepared for a bit of everything finds its rows by an index: what an
@@ -84,9 +85,32 @@ func exercise(t *testing.T, c *Client) {
 		if err := tx.unqueue(late.TS); err != nil {
 			return err
 		}
+		if err := tx.refuse(tx.meta.issued, wire.NewError(wire.CodeInvalidOp, "no")); err != nil {
+			return err
+		}
+		for _, kind := range []moveop.Kind{moveop.Move, moveop.Set} {
+			if _, _, err := tx.overridden(&undoStep{kind: kind, node: nodes[1]}, 0); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.usedByOthers(nodes[1], 0); err != nil {
+			return err
+		}
+		if _, err := tx.deletedByOthers(nodes[1], 0); err != nil {
+			return err
+		}
 		return tx.restamp()
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Undo(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Redo(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Retry(ctx); err != nil {
 		t.Fatal(err)
 	}
 	err = c.View(ctx, func(v *View) error {

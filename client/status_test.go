@@ -100,7 +100,9 @@ func TestCatchingUpProgress(t *testing.T) {
 func TestCloseFlushes(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	c := s.join(t)
+	opts := s.options()
+	opts.FlushTimeout = time.Minute
+	c := open(t, filepath.Join(t.TempDir(), "replica"), opts)
 	s.synced(t, c)
 	edit(t, c, func(tx *client.Tx) error { _, err := tx.CreateRun(moveop.Root, client.Last, 2500); return err })
 	if err := c.Close(); err != nil {

@@ -387,13 +387,14 @@ func (t *txn) overridden(step *undoStep, known int64) (v version, late bool, err
 }
 
 // usedByOthers reports whether somebody else has put something below a node, or written a property
-// there or in it, after a seq. Cost: what is below it.
+// there or in it, after a seq. Cost: what is below it; the cross joins keep the planner from going
+// through everything instead.
 func (t *txn) usedByOthers(node moveop.NodeID, after int64) (used bool, err error) {
 	_, err = t.row(`WITH RECURSIVE down (node) AS (
-			SELECT ?1 UNION SELECT n.node FROM down JOIN nodes n ON n.parent = down.node)
-		SELECT EXISTS (SELECT 1 FROM down JOIN nodes n ON n.parent = down.node
+			SELECT ?1 UNION SELECT n.node FROM down CROSS JOIN nodes n ON n.parent = down.node)
+		SELECT EXISTS (SELECT 1 FROM down CROSS JOIN nodes n ON n.parent = down.node
 				WHERE n.seq > ?2 AND substr(n.ts, 9) NOT IN (SELECT replica FROM own))
-			OR EXISTS (SELECT 1 FROM down JOIN vals v ON v.node = down.node
+			OR EXISTS (SELECT 1 FROM down CROSS JOIN vals v ON v.node = down.node
 				WHERE v.seq > ?2 AND substr(v.ts, 9) NOT IN (SELECT replica FROM own))`,
 		[]any{node[:], after}, &used)
 	return used, err
@@ -403,9 +404,9 @@ func (t *txn) usedByOthers(node moveop.NodeID, after int64) (used bool, err erro
 // somebody else did after a seq.
 func (t *txn) deletedByOthers(node moveop.NodeID, after int64) (deleted bool, err error) {
 	found, err := t.row(`WITH RECURSIVE up (node) AS (
-			SELECT ?1 UNION SELECT n.parent FROM up JOIN nodes n ON n.node = up.node)
+			SELECT ?1 UNION SELECT n.parent FROM up CROSS JOIN nodes n ON n.node = up.node)
 		SELECT n.seq > ?2 AND substr(n.ts, 9) NOT IN (SELECT replica FROM own)
-		FROM up JOIN nodes n ON n.node = up.node WHERE n.parent = ?3`,
+		FROM up CROSS JOIN nodes n ON n.node = up.node WHERE n.parent = ?3`,
 		[]any{node[:], after, moveop.Trash[:]}, &deleted)
 	return deleted || !found, err
 }

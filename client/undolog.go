@@ -1,8 +1,10 @@
 package client
 
 import (
+	"cmp"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/canopysync/canopy/moveop"
@@ -118,23 +120,37 @@ func (t *txn) remember(r *recorder) error {
 	if err != nil {
 		return err
 	}
-	for i := range r.steps {
-		step := &r.steps[i]
-		step.group, step.n = group, n+i
-		if n > 0 {
-			err = t.joinStep(step)
-		} else {
-			err = t.saveStep(step)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if n > 0 {
-		return t.recount(group)
+		return t.joinSteps(group, n, r.steps)
+	}
+	args := make([]any, 0, undoBulk.columns*len(r.steps))
+	for i := range r.steps {
+		r.steps[i].group, r.steps[i].n = group, i
+		args = append(args, r.steps[i].args()...)
 	}
 	t.meta.history.undo++
 	t.meta.history.steps += int64(len(r.steps))
+	if err := t.execBulk(undoBulk, args); err != nil {
+		return err
+	}
+	return t.trim()
+}
+
+// joinSteps adds steps to a group of earlier edits.
+func (t *txn) joinSteps(group int64, n int, steps []undoStep) error {
+	for i := range steps {
+		steps[i].group, steps[i].n = group, n+i
+		if err := t.joinStep(&steps[i]); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(`UPDATE undo_groups SET steps = (SELECT count(*) FROM undo WHERE grp = ?1) WHERE grp = ?1`, group)
+	if err != nil {
+		return err
+	}
+	if err := t.meta.history.load(t.session); err != nil {
+		return err
+	}
 	return t.trim()
 }
 
@@ -159,9 +175,8 @@ func (t *txn) openGroup(steps int) (group int64, n int, err error) {
 	return group, n, err
 }
 
-// joinStep adds a step to a group of earlier edits. Where the group has one for the same thing, they
-// become one, that goes back to what was there before the first, unless somebody else had a hand in it
-// in between.
+// joinStep adds a step. Where the group has one for the same thing, they become one, that goes back to
+// what was there before the first, unless somebody else had a hand in it in between.
 func (t *txn) joinStep(step *undoStep) error {
 	earlier, ok, err := t.loadStep(step)
 	if err != nil {
@@ -171,18 +186,6 @@ func (t *txn) joinStep(step *undoStep) error {
 		step.other, step.created = earlier.other, earlier.created
 	}
 	return t.saveStep(step)
-}
-
-// recount counts the steps of a group that was joined.
-func (t *txn) recount(group int64) error {
-	_, err := t.exec(`UPDATE undo_groups SET steps = (SELECT count(*) FROM undo WHERE grp = ?1) WHERE grp = ?1`, group)
-	if err != nil {
-		return err
-	}
-	if err := t.meta.history.load(t.session); err != nil {
-		return err
-	}
-	return t.trim()
 }
 
 const undoColumns = `grp, n, kind, node, key, state, created, ts, other_ts, other_parent, coalesce(other_text, '')`
@@ -201,27 +204,32 @@ func (t *txn) loadStep(like *undoStep) (step undoStep, ok bool, err error) {
 	return step, ok, err
 }
 
-func (t *txn) saveStep(step *undoStep) error {
+func (t *txn) saveStep(step *undoStep) error { return t.execBulk(undoBulk, step.args()) }
+
+var undoBulk = newBulk(`INSERT OR REPLACE INTO undo
+	(grp, n, kind, node, key, state, created, ts, other_ts, other_parent, other_text) VALUES `, 11, "")
+
+// args is a row of undo, for undoBulk.
+func (step *undoStep) args() []any {
 	var text any
 	if !step.other.ts.IsZero() {
 		text = step.other.text
 	}
-	_, err := t.exec(`INSERT OR REPLACE INTO undo
-		(grp, n, kind, node, key, state, created, ts, other_ts, other_parent, other_text)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return []any{
 		step.group, step.n, int(step.kind), step.node[:], step.key, int(step.state), step.created,
-		step.now[:], orNull(step.other.ts), orNull(step.other.parent), text)
-	return err
+		step.now[:], orNull(step.other.ts), orNull(step.other.parent), text,
+	}
 }
 
 // groupSteps returns the steps of a group that are done, or those that are not, in order.
 func (t *txn) groupSteps(group int64, undone bool) (steps []*undoStep, err error) {
-	err = t.each(`SELECT `+undoColumns+` FROM undo WHERE grp = ? AND (state > 0) = ? ORDER BY n`, []any{group, undone},
+	err = t.each(`SELECT `+undoColumns+` FROM undo WHERE grp = ? AND (state > 0) = ?`, []any{group, undone},
 		func(rows *sql.Rows) error {
 			step := &undoStep{}
 			steps = append(steps, step)
 			return rows.Scan(step.scan()...)
 		})
+	slices.SortFunc(steps, func(a, b *undoStep) int { return cmp.Compare(a.n, b.n) })
 	return steps, err
 }
 
