@@ -47,6 +47,7 @@
 //
 //	the connection ends, busy, rate_limited,   again after a wait with jitter (a restart says how long)
 //	internal
+//	a snapshot is cut off under way            ask for the rest of it; where it is gone, start over
 //	a gap in the operations                    pull from the cursor
 //	resync, digests that differ, Repair        load a snapshot, apply the outbox on top
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
