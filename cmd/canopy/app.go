@@ -26,6 +26,7 @@ type grammar struct {
 	Dev      devCmd      `cmd:"" group:"services" help:"Run both services and a private Postgres, for development."`
 	Serve    serveCmd    `cmd:"" group:"services" help:"Run one service on a database."`
 	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
+	Token    tokenCmd    `cmd:"" group:"services" help:"Make keys; issue, inspect, list and revoke tokens."`
 	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes."`
 	Import   importCmd   `cmd:"" group:"rooms" help:"Add a directory tree or a document to a room."`
 	Export   exportCmd   `cmd:"" group:"rooms" help:"Write a room as a document."`

@@ -186,7 +186,7 @@ func TestServicesThatAreNotThere(t *testing.T) {
 		{"export", "garden"}, {"import", "garden", dir}, {"room", "stats", "garden"}, {"tail", "garden"},
 		{"snapshot", "export", "garden", "-o", filepath.Join(dir, "out")}, {"demo", "--realtime-url=http://127.0.0.1:1", "--bootstrap-url=http://127.0.0.1:1"},
 		{"room", "list", "--database-url=postgres://127.0.0.1:1/x"}, {"migrate", "up", "--database-url=postgres://127.0.0.1:1/x"},
-		{"serve", "realtime", "--addr=127.0.0.1:0", "--database-url=postgres://127.0.0.1:1/x"},
+		{"serve", "realtime", "--addr=127.0.0.1:0", "--insecure-no-auth", "--database-url=postgres://127.0.0.1:1/x"},
 	} {
 		if r := command(t.Context(), nil, away, args...); r.code != exitUnavailable || r.stdout != "" {
 			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, r.code, r.stdout, r.stderr)
@@ -324,7 +324,7 @@ func TestMigrate(t *testing.T) {
 	if r := command(t.Context(), nil, db, "migrate", "status"); r.code != 0 || !strings.Contains(r.stdout, "pending") {
 		t.Errorf("before: %+v", r)
 	}
-	if r := command(t.Context(), nil, db, "serve", "bootstrap", "--addr=127.0.0.1:0"); r.code != exitUnavailable {
+	if r := command(t.Context(), nil, db, "serve", "bootstrap", "--addr=127.0.0.1:0", "--insecure-no-auth"); r.code != exitUnavailable {
 		t.Errorf("serve before: %+v", r)
 	}
 	if r := command(t.Context(), nil, db, "migrate", "up"); r.code != 0 || !strings.Contains(r.stdout, "applied 0001") {

@@ -25,6 +25,7 @@ type demoCmd struct {
 	Seed         uint64        `placeholder:"N" help:"Repeat the random edits of an earlier run."`
 	RealtimeURL  string        `placeholder:"URL" help:"Use this realtime service, in a room of its own; by default the demo brings its own services, and leaves nothing behind."`
 	BootstrapURL string        `placeholder:"URL" help:"And this bootstrap service."`
+	tokenFlag
 	jsonFlag
 }
 
@@ -114,10 +115,10 @@ var errDiffers = errors.New("the trees differ")
 func (c *demoCmd) play(ctx context.Context, env *Env, dir, realtimeURL, bootstrapURL string) (err error) {
 	d := &demo{env: env, quiet: c.JSON, pause: c.Pause, rng: rand.New(rand.NewPCG(c.Seed, 0))}
 	d.room = fmt.Sprintf("demo-%08x", rand.Uint32())
-	if d.realtime, err = newService("--realtime-url", realtimeURL); err != nil {
+	if d.realtime, err = newService("--realtime-url", realtimeURL, c.Token); err != nil {
 		return err
 	}
-	if d.bootstrap, err = newService("--bootstrap-url", bootstrapURL); err != nil {
+	if d.bootstrap, err = newService("--bootstrap-url", bootstrapURL, c.Token); err != nil {
 		return err
 	}
 	for _, s := range []service{d.realtime, d.bootstrap} {
@@ -211,6 +212,7 @@ func (p *player) reopen(ctx context.Context, d *demo, online bool) error {
 	if online {
 		opts.RealtimeURL, opts.BootstrapURL = d.realtime.base, d.bootstrap.base
 		opts.HTTPClient = &http.Client{Transport: d.bootstrap.http.Transport}
+		opts.Token = tokenFlag{d.realtime.token}.source()
 	}
 	c, err := client.Open(ctx, p.path, opts)
 	if err != nil {

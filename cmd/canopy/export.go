@@ -59,7 +59,7 @@ func (c *exportCmd) Run(ctx context.Context, env *Env) (err error) {
 
 // exists keeps a mistyped name from being a new, empty room.
 func (c *exportCmd) exists(ctx context.Context) error {
-	s, err := c.realtimeFlag.service()
+	s, err := c.realtimeFlag.service(c.tokenFlag)
 	if err != nil {
 		return err
 	}

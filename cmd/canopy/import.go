@@ -222,7 +222,7 @@ func (c *importCmd) load(ctx context.Context, env *Env, r *replica, src source, 
 	if err := c.push(ctx, env, r); err != nil {
 		return done, err
 	}
-	s, err := c.realtimeFlag.service()
+	s, err := c.realtimeFlag.service(c.tokenFlag)
 	if err != nil {
 		return done, err
 	}

@@ -339,7 +339,7 @@ func TestAnAddressInUse(t *testing.T) {
 	for _, args := range [][]string{
 		{"dev", "--data-dir", dir, "--realtime-addr", addr},
 		{"dev", "--data-dir", dir, "--realtime-addr=127.0.0.1:0", "--bootstrap-addr", addr},
-		{"serve", "realtime", "--database-url=postgres://x", "--addr", addr},
+		{"serve", "realtime", "--insecure-no-auth", "--database-url=postgres://x", "--addr", addr},
 	} {
 		r := command(t.Context(), nil, nil, args...)
 		if r.code != exitFailure || !strings.Contains(r.stderr, addr+" is in use") {
@@ -368,12 +368,18 @@ func TestADataDirectoryInUse(t *testing.T) {
 func TestServe(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
+	key := filepath.Join(t.TempDir(), "key.json")
+	if r := command(t.Context(), nil, nil, "token", "keygen", "-o", key); r.code != exitOK {
+		t.Fatalf("%+v", r)
+	}
 	for _, name := range []string{"realtime", "bootstrap"} {
-		for _, args := range [][]string{{"--addr=127.0.0.1:0"}, {"--addr=0.0.0.0:0", "--insecure-no-auth"}} {
+		for auth, args := range map[bool][]string{
+			false: {"--addr=127.0.0.1:0", "--insecure-no-auth"}, true: {"--addr=0.0.0.0:0", "--auth-key-file=" + key},
+		} {
 			p := start(t, append([]string{"serve", name, "--json", "--database-url", database}, args...)...)
 			var ready serviceReady
 			parseJSON(t, p.line(), &ready)
-			if ready.Event != "ready" || ready.Service != name || ready.Auth {
+			if ready.Event != "ready" || ready.Service != name || ready.Auth != auth {
 				t.Errorf("%+v", ready)
 			}
 			get(t, strings.Replace(ready.URL, "[::]", "127.0.0.1", 1)+"/readyz")

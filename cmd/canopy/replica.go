@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canopysync/canopy/client"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 // replicaFlags are what commands need that work on a replica of a room, as an application does.
@@ -104,7 +105,10 @@ func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
 				lost.Reset(r.patience)
 			}
 			if s.State == client.StateNeedsAuth {
-				return giveUp(fmt.Errorf("the service wants a token: %w", orElse(s.Err, errNoAnswer)))
+				return giveUp(fmt.Errorf("the service wants another token: %w", orElse(s.Err, errNoAnswer)))
+			}
+			if refusal, ok := errors.AsType[*wire.Error](s.Err); ok && refusal.Code == wire.CodeForbidden {
+				return giveUp(refusal) // the client would wait for a token that allows it
 			}
 			last = s
 			show(s)

@@ -57,6 +57,7 @@ type roomStatsCmd struct {
 	Room        string `arg:"" help:"Name of the room."`
 	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Ask this database instead of the realtime service; connections are 0 then."`
 	realtimeFlag
+	tokenFlag
 	jsonFlag
 }
 
@@ -85,7 +86,7 @@ func (c *roomStatsCmd) Run(ctx context.Context, env *Env) error {
 
 func (c *roomStatsCmd) stats(ctx context.Context) (wire.Stats, error) {
 	if c.DatabaseURL == "" {
-		s, err := c.service()
+		s, err := c.service(c.tokenFlag)
 		if err != nil {
 			return wire.Stats{}, err
 		}

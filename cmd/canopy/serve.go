@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -21,7 +21,8 @@ type serveCmd struct {
 // serviceFlags are what both services need.
 type serviceFlags struct {
 	databaseFlag
-	InsecureNoAuth bool `envar:"CANOPY_INSECURE_NO_AUTH" help:"Listen on an address that others can reach, though there is no authentication: everybody who gets there can read and change every room."`
+	authFlags
+	InsecureNoAuth bool `envar:"CANOPY_INSECURE_NO_AUTH" help:"Serve without authentication, on a loopback address: everybody on this machine can read and change every room."`
 	JSON           bool `name:"json" envar:"CANOPY_JSON" help:"Print one line of JSON when ready."`
 	logFlags
 }
@@ -29,14 +30,15 @@ type serviceFlags struct {
 const serveHelp = `
 The database must be migrated to this version (canopy migrate up); where it is not, or cannot be reached within ten seconds, the command ends with exit code 4.
 
-There is NO AUTHENTICATION yet, so addresses that are not loopback are refused without --insecure-no-auth. Put a proxy that authenticates in front.
+Who may do what is in tokens (JSON Web Tokens). The keys that they may be signed with come from --auth-key-file, --auth-key or --auth-jwks-url; canopy token makes keys and tokens of your own. Without any keys the command wants --insecure-no-auth, and a loopback address.
 
 SIGINT or SIGTERM lets what is under way finish and stops.
 
 Examples:
 
-    canopy serve %[1]s --database-url postgres://canopy@db/canopy
-    CANOPY_DATABASE_URL=postgres://canopy@db/canopy canopy serve %[1]s --addr 0.0.0.0:%[2]s --insecure-no-auth --log-format json`
+    canopy serve %[1]s --database-url postgres://canopy@db/canopy --auth-key-file keys.json --addr 0.0.0.0:%[2]s
+    CANOPY_DATABASE_URL=postgres://canopy@db/canopy canopy serve %[1]s --auth-jwks-url https://issuer.example/jwks.json --auth-audience canopy
+    canopy serve %[1]s --database-url postgres://localhost/canopy --insecure-no-auth`
 
 // serviceReady is the line of --json.
 type serviceReady struct {
@@ -51,7 +53,10 @@ type serviceReady struct {
 const readyTimeout = 10 * time.Second
 
 // run listens, connects, announces and serves.
-func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, *pgfuncs.DB, net.Listener) error) error {
+func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, *pgfuncs.DB, *gate, net.Listener) error) error {
+	if f.given() == f.InsecureNoAuth {
+		return usagef("either keys for tokens (--auth-key-file, --auth-key or --auth-jwks-url) or --insecure-no-auth")
+	}
 	ln, err := f.listen(ctx, addr)
 	if err != nil {
 		return err
@@ -65,21 +70,29 @@ func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serv
 	if err := awaitReady(ctx, db); err != nil {
 		return err
 	}
+	gate, err := f.gate(ctx, db, f.logger(env))
+	if err != nil {
+		return err
+	}
 	if err := f.announce(env, name, ln); err != nil {
 		return err
 	}
-	return serve(ctx, db, ln)
+	return gate.around(ctx, func(ctx context.Context) error { return serve(ctx, db, gate, ln) })
 }
 
 func (f serviceFlags) listen(ctx context.Context, addr string) (net.Listener, error) {
-	if f.InsecureNoAuth {
+	if f.given() {
 		return listen(ctx, "--addr", addr)
 	}
-	ln, err := listenLoopback(ctx, "--addr", addr)
-	if errors.Is(err, errNotLoopback) {
-		err = usagef("%v; or accept that with --insecure-no-auth", err)
+	return listenLoopback(ctx, "--addr", addr)
+}
+
+// gate is nil without authentication.
+func (f serviceFlags) gate(ctx context.Context, db *pgfuncs.DB, log *slog.Logger) (*gate, error) {
+	if !f.given() {
+		return nil, nil
 	}
-	return ln, err
+	return newGate(ctx, f.authFlags, db, log)
 }
 
 func awaitReady(ctx context.Context, db *pgfuncs.DB) error {
@@ -93,9 +106,13 @@ func awaitReady(ctx context.Context, db *pgfuncs.DB) error {
 
 func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 	if f.JSON {
-		return printJSON(env, serviceReady{Event: "ready", Service: name, URL: httpURL(ln), PID: os.Getpid()})
+		return printJSON(env, serviceReady{Event: "ready", Service: name, URL: httpURL(ln), Auth: f.given(), PID: os.Getpid()})
 	}
-	_, err := fmt.Fprintf(env.Stdout, "%s serves on %s, with NO AUTHENTICATION.\n", name, httpURL(ln))
+	warning := ", with NO AUTHENTICATION"
+	if f.given() {
+		warning = ""
+	}
+	_, err := fmt.Fprintf(env.Stdout, "%s serves on %s%s.\n", name, httpURL(ln), warning)
 	return err
 }
 
@@ -111,7 +128,7 @@ type serveRealtimeCmd struct {
 func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime", "8420") }
 
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
+	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
 		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin}
 		if err := c.apply(&cfg); err != nil {
 			return err
@@ -119,6 +136,7 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 		if c.Hints == "postgres" {
 			cfg.Hints = db.Hints(pgfuncs.HintsConfig{Logger: cfg.Logger})
 		}
+		gate.realtime(&cfg)
 		s, err := realtime.New(cfg)
 		if err != nil {
 			return usagef("%v", err)
@@ -137,8 +155,12 @@ type serveBootstrapCmd struct {
 func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstrap", "8421") }
 
 func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, ln net.Listener) error {
-		s, err := bootstrap.New(bootstrap.Config{Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots})
+	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
+		cfg := bootstrap.Config{Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots}
+		if gate != nil {
+			cfg.Authorize = gate.mayRead
+		}
+		s, err := bootstrap.New(cfg)
 		if err != nil {
 			return usagef("%v", err)
 		}

@@ -24,29 +24,51 @@ type bootstrapFlag struct {
 	BootstrapURL string `default:"${bootstrap_url}" envar:"CANOPY_BOOTSTRAP_URL" placeholder:"URL" help:"The bootstrap service: ${bootstrap_url} by default."`
 }
 
+type tokenFlag struct {
+	Token string `envar:"CANOPY_TOKEN" placeholder:"TOKEN" help:"The token for the services. Others may see a command line: better in the variable."`
+}
+
+// source is the token as a client asks for it, nil where there is none.
+func (f tokenFlag) source() func(context.Context) (string, error) {
+	if f.Token == "" {
+		return nil
+	}
+	return func(context.Context) (string, error) { return f.Token, nil }
+}
+
 // service is the HTTP side of one of the two services.
 type service struct {
 	flag, base string
+	token      string // empty for none
 	http       *http.Client
 }
 
 // newService checks the URL that a flag gave.
-func newService(flag, base string) (service, error) {
+func newService(flag, base, token string) (service, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return service{}, usagef("%s %q is not of the form http://host:port", flag, base)
 	}
-	return service{flag, strings.TrimRight(base, "/"), &http.Client{Transport: &http.Transport{
+	return service{flag, strings.TrimRight(base, "/"), token, &http.Client{Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DisableKeepAlives:     true, // one command, one or two requests
 		ResponseHeaderTimeout: connectTimeout,
 	}}}, nil
 }
 
-func (f realtimeFlag) service() (service, error) { return newService("--realtime-url", f.RealtimeURL) }
+func (f realtimeFlag) service(t tokenFlag) (service, error) {
+	return newService("--realtime-url", f.RealtimeURL, t.Token)
+}
 
-func (f bootstrapFlag) service() (service, error) {
-	return newService("--bootstrap-url", f.BootstrapURL)
+func (f bootstrapFlag) service(t tokenFlag) (service, error) {
+	return newService("--bootstrap-url", f.BootstrapURL, t.Token)
+}
+
+// authorize adds the token, if there is one, to a request's header.
+func (s service) authorize(header http.Header) {
+	if s.token != "" {
+		header.Set("Authorization", "Bearer "+s.token)
+	}
 }
 
 // do answers with whatever the service says; the caller closes the body.
@@ -58,6 +80,7 @@ func (s service) do(ctx context.Context, path string, header http.Header) (*http
 	for name, values := range header {
 		req.Header[name] = values
 	}
+	s.authorize(req.Header)
 	resp, err := s.http.Do(req)
 	if err != nil && ctx.Err() == nil {
 		err = unavailable(fmt.Errorf("%w (is the service running? see %s)", err, s.flag))

@@ -26,6 +26,7 @@ type snapshotExportCmd struct {
 	Room   string `arg:"" help:"Name of the room."`
 	Output string `short:"o" required:"" placeholder:"FILE" help:"File to write, - for standard output."`
 	bootstrapFlag
+	tokenFlag
 	jsonFlag
 }
 
@@ -57,7 +58,7 @@ func (c *snapshotExportCmd) Run(ctx context.Context, env *Env) error {
 }
 
 func (c *snapshotExportCmd) fetch(ctx context.Context, env *Env, w io.Writer) (format.Summary, error) {
-	s, err := c.service()
+	s, err := c.service(c.tokenFlag)
 	if err != nil {
 		return format.Summary{}, err
 	}

@@ -21,6 +21,7 @@ type tailCmd struct {
 	After *int64 `placeholder:"SEQ" help:"Begin after this sequence number (0: with everything) instead of now."`
 	Limit int64  `short:"n" placeholder:"N" help:"End after this many operations."`
 	realtimeFlag
+	tokenFlag
 	jsonFlag
 }
 
@@ -82,7 +83,7 @@ func (c *tailCmd) Run(ctx context.Context, env *Env) error {
 }
 
 func (c *tailCmd) tailer(ctx context.Context, env *Env) (*tailer, error) {
-	s, err := c.service()
+	s, err := c.service(c.tokenFlag)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +148,9 @@ func (t *tailer) dial(ctx context.Context) (*websocket.Conn, wire.Codec, error) 
 		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
 	}
 	address := "ws" + strings.TrimPrefix(t.service.base, "http") + "/v1/rooms/" + t.cmd.Room + "/ws"
-	conn, resp, err := dialer.DialContext(ctx, address, nil)
+	header := http.Header{}
+	t.service.authorize(header)
+	conn, resp, err := dialer.DialContext(ctx, address, header)
 	if err != nil {
 		return nil, nil, dialError(resp, err)
 	}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/realtime"
+	"github.com/canopysync/canopy/realtime/auth"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// keyFlags say with which keys a token may be signed.
+type keyFlags struct {
+	AuthKeyFile []string `envar:"CANOPY_AUTH_KEY_FILE" placeholder:"FILE" help:"Take tokens that are signed with a key of this file: PEM, a JWK or a JWK Set. May be given more than once."`
+	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"Keys as they would be in a file. Others may see a command line: a secret belongs in the variable, or in a file."`
+	AuthJWKSURL string   `name:"auth-jwks-url" envar:"CANOPY_AUTH_JWKS_URL" placeholder:"URL" help:"Keys as an issuer publishes them: a JWK Set."`
+}
+
+// claimFlags are what tokens have to say, and what those that are minted say.
+type claimFlags struct {
+	AuthIssuer   string `envar:"CANOPY_AUTH_ISSUER" placeholder:"ISSUER" help:"The issuer (iss) of tokens; any by default."`
+	AuthAudience string `envar:"CANOPY_AUTH_AUDIENCE" placeholder:"AUDIENCE" help:"The audience (aud) of tokens; by default they must have none."`
+}
+
+// authFlags are what it takes to judge a token.
+type authFlags struct {
+	keyFlags
+	claimFlags
+	AuthLeeway time.Duration `default:"2s" envar:"CANOPY_AUTH_LEEWAY" placeholder:"DURATION" help:"How far the clocks of issuers may be off; 2s by default."`
+}
+
+// given reports whether there are any keys.
+func (f keyFlags) given() bool {
+	return len(f.AuthKeyFile) > 0 || f.AuthKey != "" || f.AuthJWKSURL != ""
+}
+
+func (f keyFlags) sources() ([]auth.Source, error) {
+	var sources []auth.Source
+	for _, path := range f.AuthKeyFile {
+		sources = append(sources, auth.File(path))
+	}
+	if f.AuthKey != "" {
+		sources = append(sources, auth.Text("--auth-key", f.AuthKey))
+	}
+	if f.AuthJWKSURL != "" {
+		source, err := auth.URL(f.AuthJWKSURL, nil)
+		if err != nil {
+			return nil, usagef("--auth-jwks-url: %v", err)
+		}
+		sources = append(sources, source)
+	}
+	return sources, nil
+}
+
+// verifier loads the keys. Without a list of revoked tokens none is taken for revoked.
+func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log *slog.Logger) (*auth.Verifier, error) {
+	sources, err := f.sources()
+	if err != nil {
+		return nil, err
+	}
+	keys := auth.NewKeyring(auth.KeyringConfig{Sources: sources, Logger: log})
+	if err := keys.Load(ctx); err != nil {
+		return nil, err
+	}
+	if f.AuthLeeway == 0 {
+		f.AuthLeeway = -1 // none, where zero is the default
+	}
+	v, err := auth.NewVerifier(auth.VerifierConfig{
+		Keys: keys, Issuer: f.AuthIssuer, Audience: f.AuthAudience, Leeway: f.AuthLeeway, Revocations: revoked,
+	})
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	return v, nil
+}
+
+// gate lets the bearers of good tokens into both services, each by the hook that it has. A nil gate
+// lets everybody in.
+type gate struct {
+	verifier *auth.Verifier
+	revoked  *auth.Revocations
+}
+
+// newGate loads keys and the list of revoked tokens.
+func newGate(ctx context.Context, f authFlags, db *pgfuncs.DB, log *slog.Logger) (*gate, error) {
+	revoked := auth.NewRevocations(auth.RevocationsConfig{Log: revocationLog{db}, Logger: log})
+	if err := revoked.Load(ctx); err != nil {
+		return nil, err
+	}
+	verifier, err := f.verifier(ctx, revoked, log)
+	if err != nil {
+		return nil, err
+	}
+	return &gate{verifier, revoked}, nil
+}
+
+// around runs a service, and keeps the list of revoked tokens up to date meanwhile.
+func (g *gate) around(ctx context.Context, serve func(context.Context) error) error {
+	if g == nil {
+		return serve(ctx)
+	}
+	polling, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var group errgroup.Group
+	group.Go(func() error {
+		g.revoked.Run(polling)
+		return nil
+	})
+	err := serve(ctx)
+	stop() // when the service has drained
+	_ = group.Wait()
+	return err
+}
+
+// realtime gives a realtime service its hooks.
+func (g *gate) realtime(cfg *realtime.Config) {
+	if g != nil {
+		cfg.Authorize, cfg.Revoked = g.grant, g.revoked.Revoked
+	}
+}
+
+func (g *gate) grant(ctx context.Context, token, room string) (realtime.Grant, error) {
+	claims, err := g.verifier.Verify(ctx, token)
+	if err != nil {
+		return realtime.Grant{}, err
+	}
+	access := claims.Access(room)
+	return realtime.Grant{
+		Read: access >= auth.Read, Write: access >= auth.Write,
+		User: claims.Subject, Expires: g.verifier.Deadline(claims), TokenID: claims.ID,
+	}, nil
+}
+
+// mayRead is the hook of a bootstrap service.
+func (g *gate) mayRead(ctx context.Context, token, room string) error {
+	claims, err := g.verifier.Verify(ctx, token)
+	if err != nil {
+		return err
+	}
+	if claims.Access(room) < auth.Read {
+		return wire.ErrUnknownRoom
+	}
+	return nil
+}
+
+// revocationLog is the database as the list of revoked tokens wants it.
+type revocationLog struct{ db *pgfuncs.DB }
+
+// RevocationsAfter implements auth.RevocationLog.
+func (l revocationLog) RevocationsAfter(ctx context.Context, after int64, limit int) ([]auth.Revocation, int64, error) {
+	rows, head, err := l.db.RevocationsAfter(ctx, after, limit)
+	list := make([]auth.Revocation, len(rows))
+	for i, row := range rows {
+		list[i] = auth.Revocation(row)
+	}
+	return list, head, err
+}

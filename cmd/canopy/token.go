@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/realtime/auth"
+)
+
+type tokenCmd struct {
+	Keygen  tokenKeygenCmd  `cmd:"" help:"Make a key to sign tokens with."`
+	Mint    tokenMintCmd    `cmd:"" help:"Issue a token for some rooms."`
+	Inspect tokenInspectCmd `cmd:"" help:"Show what a token says, and whether it is good."`
+	List    tokenListCmd    `cmd:"" help:"List the tokens that were issued."`
+	Revoke  tokenRevokeCmd  `cmd:"" help:"Revoke tokens: their open sockets are closed within seconds."`
+}
+
+type tokenMintCmd struct {
+	Subject     string        `arg:"" help:"Who the token is for; the others in a room are shown it."`
+	Room        []string      `required:"" placeholder:"ROOM=ACCESS" help:"What the token allows: a room, or a prefix and a star, with read, write or admin. May be given more than once."`
+	TTL         time.Duration `name:"ttl" default:"24h" placeholder:"DURATION" help:"How long the token is good; 24h by default."`
+	SigningKey  string        `required:"" envar:"CANOPY_SIGNING_KEY" placeholder:"FILE" help:"The private key to sign with, as keygen makes it, or as PEM."`
+	DatabaseURL string        `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Note the token here, so that it can be listed and revoked."`
+	Unlisted    bool          `help:"Note the token nowhere, and do without a database. It can still be revoked, as a foreign one."`
+	claimFlags
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*tokenMintCmd) Help() string {
+	return `Prints the token. It is kept nowhere: the database gets its id, whom it is for, what it allows and when it ends.
+
+The services have to be told of the key (--auth-key-file), and of --auth-issuer and --auth-audience where these are used.
+
+Examples:
+
+    canopy token mint ann --room 'team-*=write' --room handbook=read --signing-key key.json
+    canopy token mint backup --room '*=read' --ttl 720h --json`
+}
+
+// minted is what is printed with --json.
+type minted struct {
+	Token   string       `json:"token"`
+	ID      string       `json:"id"`
+	Subject string       `json:"subject"`
+	Rooms   []auth.Grant `json:"rooms"`
+	Expires time.Time    `json:"expires"`
+}
+
+func (c *tokenMintCmd) Run(ctx context.Context, env *Env) error {
+	claims, err := c.claims()
+	if err != nil {
+		return err
+	}
+	key, err := signingKey(c.SigningKey)
+	if err != nil {
+		return err
+	}
+	token, err := auth.Sign(key, claims)
+	if err != nil {
+		return usagef("%v", err)
+	}
+	if err := c.note(ctx, claims); err != nil {
+		return err
+	}
+	result := minted{token, claims.ID, claims.Subject, claims.Rooms, claims.Expires.UTC()}
+	return c.print(env, result, func() {
+		fmt.Fprintln(env.Stdout, token)
+		fmt.Fprintf(env.Stderr, "token %s for %s, good until %s\n", claims.ID, claims.Subject, claims.Expires.Format(time.RFC3339))
+	})
+}
+
+func (c *tokenMintCmd) claims() (auth.Claims, error) {
+	if c.TTL < time.Second {
+		return auth.Claims{}, usagef("--ttl %s is not a second", c.TTL)
+	}
+	if (c.DatabaseURL == "") != c.Unlisted {
+		return auth.Claims{}, usagef("either --database-url, to note the token, or --unlisted, not to")
+	}
+	id, err := auth.NewID()
+	if err != nil {
+		return auth.Claims{}, err
+	}
+	now := time.Now().Truncate(time.Second) // claims count in seconds
+	claims := auth.Claims{
+		Subject: c.Subject, ID: id, Issuer: c.AuthIssuer, Issued: now, Expires: now.Add(c.TTL.Truncate(time.Second)),
+	}
+	if c.AuthAudience != "" {
+		claims.Audience = []string{c.AuthAudience}
+	}
+	for _, text := range c.Room {
+		grant, err := auth.ParseGrant(text)
+		if err != nil {
+			return auth.Claims{}, usagef("--room: %v", err)
+		}
+		claims.Rooms = append(claims.Rooms, grant)
+	}
+	return claims, nil
+}
+
+// note comes before the token is shown: what cannot be revoked must not be out.
+func (c *tokenMintCmd) note(ctx context.Context, claims auth.Claims) error {
+	if c.Unlisted {
+		return nil
+	}
+	rooms, err := json.Marshal(claims.Rooms)
+	if err != nil {
+		return err
+	}
+	db, err := databaseFlag{c.DatabaseURL}.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.IssueToken(ctx, pgfuncs.IssuedToken{
+		ID: claims.ID, Subject: claims.Subject, Rooms: rooms, Issued: claims.Issued, Expires: claims.Expires,
+	})
+}
+
+// signingKey reads the one private key of a file.
+func signingKey(path string) (auth.Key, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return auth.Key{}, usagef("--signing-key: %v", err)
+	}
+	keys, err := auth.ParseKeys(text)
+	if err != nil {
+		return auth.Key{}, usagef("--signing-key %s: %v", path, err)
+	}
+	if len(keys) != 1 || !keys[0].Signs() {
+		return auth.Key{}, usagef("--signing-key %s: there has to be one private key in it", path)
+	}
+	return keys[0], nil
+}
+
+type tokenInspectCmd struct {
+	Token       string `arg:"" default:"-" help:"The token, or - for standard input, the default: others may see a command line."`
+	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Look here whether the token was revoked."`
+	authFlags
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*tokenInspectCmd) Help() string {
+	return `Shows what is in a token, good or not. With keys it says whether a service with the same settings would take the token; it ends with exit code 1 if not.
+
+Examples:
+
+    canopy token inspect < token
+    canopy token inspect --auth-key-file keys.json --database-url postgres://canopy@db/canopy < token`
+}
+
+// inspected is what is printed with --json.
+type inspected struct {
+	Header  json.RawMessage `json:"header"`
+	Claims  auth.Claims     `json:"claims"`
+	Checked bool            `json:"checked"` // there were keys to check with
+	Good    bool            `json:"good"`
+	Reason  string          `json:"reason,omitempty"` // why it is not good
+}
+
+func (c *tokenInspectCmd) Run(ctx context.Context, env *Env) error {
+	if c.Token == "-" {
+		text, err := io.ReadAll(io.LimitReader(env.Stdin, 2*auth.MaxTokenBytes))
+		if err != nil {
+			return err
+		}
+		c.Token = strings.TrimSpace(string(text))
+	}
+	var got inspected
+	var err error
+	if got.Header, got.Claims, err = auth.Inspect(c.Token); err != nil {
+		return fmt.Errorf("%w: %w", errNoToken, err)
+	}
+	refusal, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	got.Checked = c.given()
+	got.Good = got.Checked && refusal == nil
+	if refusal != nil {
+		got.Reason = refusal.Error()
+	}
+	if err := c.print(env, got, func() { got.write(env) }); err != nil {
+		return err
+	}
+	return refusal
+}
+
+// errNoToken is about an argument that is no token.
+var errNoToken = errors.New("not a token")
+
+// check says why the token is refused, if there are keys to tell by.
+func (c *tokenInspectCmd) check(ctx context.Context) (refusal, err error) {
+	if !c.given() {
+		return nil, nil
+	}
+	var revoked *auth.Revocations
+	if c.DatabaseURL != "" {
+		db, err := databaseFlag{c.DatabaseURL}.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer db.Close()
+		revoked = auth.NewRevocations(auth.RevocationsConfig{Log: revocationLog{db}})
+		if err := revoked.Load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v, err := c.verifier(ctx, revoked, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	_, refusal = v.Verify(ctx, c.Token)
+	return refusal, nil
+}
+
+func (i inspected) write(env *Env) {
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	c := i.Claims
+	fmt.Fprintf(w, "header\t%s\nsubject\t%s\nid\t%s\n", i.Header, c.Subject, c.ID)
+	fmt.Fprintf(w, "issuer\t%s\naudience\t%s\n", c.Issuer, strings.Join(c.Audience, ", "))
+	fmt.Fprintf(w, "issued\t%s\nnot before\t%s\nexpires\t%s\n", stamp(c.Issued), stamp(c.NotBefore), stamp(c.Expires))
+	for _, g := range c.Rooms {
+		fmt.Fprintf(w, "room\t%s\t%s\n", g.Room, g.Access)
+	}
+	switch {
+	case !i.Checked:
+		fmt.Fprintln(w, "good\tnot checked: no keys were given")
+	case i.Good:
+		fmt.Fprintln(w, "good\tyes")
+	default:
+		fmt.Fprintf(w, "good\tno: %s\n", i.Reason)
+	}
+	_ = w.Flush() // as Fprintf to standard output elsewhere
+}
+
+// stamp is a time for a person.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+type tokenListCmd struct {
+	All bool `help:"Those that have expired too, for 90 days."`
+	databaseFlag
+	jsonFlag
+}
+
+// listed is a line of --json.
+type listed struct {
+	ID      string          `json:"id"`
+	Subject string          `json:"subject"`
+	Rooms   json.RawMessage `json:"rooms"`
+	State   string          `json:"state"` // good, expired or revoked
+	Issued  time.Time       `json:"issued"`
+	Expires time.Time       `json:"expires"`
+	Revoked time.Time       `json:"revoked,omitzero"`
+}
+
+func (c *tokenListCmd) Run(ctx context.Context, env *Env) error {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	tokens, err := db.IssuedTokens(ctx, c.All)
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	if !c.JSON {
+		fmt.Fprintln(w, "ID\tSUBJECT\tSTATE\tISSUED\tEXPIRES\tROOMS")
+	}
+	for _, t := range tokens {
+		l := listed{t.ID, t.Subject, t.Rooms, state(t, time.Now()), t.Issued.UTC(), t.Expires.UTC(), t.Revoked}
+		if err := c.print(env, l, func() { l.write(w) }); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+func (l listed) write(w io.Writer) {
+	var grants []auth.Grant
+	_ = json.Unmarshal(l.Rooms, &grants) // of a newer version, perhaps: show what is understood
+	var rooms []string
+	for _, g := range grants {
+		rooms = append(rooms, g.String())
+	}
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Subject, l.State, stamp(l.Issued), stamp(l.Expires), strings.Join(rooms, " "))
+}
+
+func state(t pgfuncs.IssuedToken, now time.Time) string {
+	switch {
+	case !t.Revoked.IsZero():
+		return "revoked"
+	case !t.Expires.After(now):
+		return "expired"
+	}
+	return "good"
+}
+
+type tokenRevokeCmd struct {
+	IDs     []string `arg:"" name:"id" help:"Ids of tokens, as list and inspect show them (the claim jti)."`
+	Foreign bool     `help:"Take ids of tokens that were not issued and noted here."`
+	databaseFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*tokenRevokeCmd) Help() string {
+	return `Newcomers with the token are refused and its open sockets closed (4401) within five seconds, on every server of the database. The clients keep what they have not sent.
+
+Examples:
+
+    canopy token revoke 8c2f4b0de1a94c7f9d3a5b6c7e8f9012
+    canopy token list --json | jq -r 'select(.subject=="ann") | .id' | xargs canopy token revoke`
+}
+
+// revoked is a line of --json.
+type revoked struct {
+	ID      string    `json:"id"`
+	Revoked time.Time `json:"revoked"`
+}
+
+// Run revokes all that it can: that one id is wrong must not keep another token good.
+func (c *tokenRevokeCmd) Run(ctx context.Context, env *Env) error {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var unknown []string
+	for _, id := range c.IDs {
+		at, ok, err := db.RevokeToken(ctx, id, c.Foreign)
+		if err != nil {
+			return fmt.Errorf("token %.200s: %w", id, err)
+		}
+		if !ok {
+			unknown = append(unknown, id)
+			continue
+		}
+		err = c.print(env, revoked{id, at.UTC()}, func() { fmt.Fprintf(env.Stdout, "%s is revoked since %s\n", id, stamp(at)) })
+		if err != nil {
+			return err
+		}
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("not issued here: %s (--foreign revokes tokens of other issuers)", strings.Join(unknown, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/canopysync/canopy/realtime/auth"
+)
+
+type tokenKeygenCmd struct {
+	Alg    string `default:"EdDSA" enum:"EdDSA,ES256,RS256,HS256" help:"The algorithm: EdDSA by default; or ES256, RS256, HS256."`
+	Output string `short:"o" required:"" placeholder:"FILE" help:"New file for the private key. Nobody else may read it."`
+	Public string `placeholder:"FILE" help:"Write the public key here, for the services."`
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*tokenKeygenCmd) Help() string {
+	return `Keys are JWKs. The services need the public one alone; with HS256 there is none, and whoever can check tokens can issue them.
+
+Example:
+
+    canopy token keygen -o key.json --public keys.json
+    canopy serve realtime --auth-key-file keys.json …
+    canopy token mint ann --room 'team-*=write' --signing-key key.json …`
+}
+
+// keygenResult is what --json prints.
+type keygenResult struct {
+	ID      string `json:"kid"`
+	Alg     string `json:"alg"`
+	Private string `json:"private"` // files
+	Public  string `json:"public,omitempty"`
+}
+
+func (c *tokenKeygenCmd) Run(_ context.Context, env *Env) error {
+	if c.Public != "" && c.Alg == auth.HS256 {
+		return usagef("--public: a key for HS256 has no public part")
+	}
+	key, err := auth.GenerateKey(c.Alg, nil)
+	if err != nil {
+		return err
+	}
+	private, err := key.MarshalPrivate()
+	if err != nil {
+		return err
+	}
+	if err := writeSecret(c.Output, private); err != nil {
+		return err
+	}
+	if c.Public != "" {
+		public, err := key.MarshalPublic()
+		if err != nil {
+			return err
+		}
+		err = writeOutput(env, c.Public, func(w io.Writer) error {
+			_, err := w.Write(append(public, '\n'))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.print(env, keygenResult{key.ID, key.Algorithm, c.Output, c.Public}, func() {
+		fmt.Fprintf(env.Stdout, "%s: a key for %s with the id %s\n", c.Output, key.Algorithm, key.ID)
+	})
+}
+
+// writeSecret makes a file that only its owner can read. One that is there may be in use: it stays.
+func writeSecret(path string, text []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if os.IsExist(err) {
+		return usagef("%s is there already", path)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	if _, err := f.Write(append(text, '\n')); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return f.Close()
+}
