@@ -160,6 +160,8 @@ type Limits struct {
 	// socket that pushes more is read more slowly; over HTTP that is rate_limited. It must allow MaxOps
 	// in ten seconds. Defaults to 20,000, which is more than a room can take.
 	OpsPerSecond int
+	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.
+	Wave int
 	// Readers is the number of catch-up reads of the log at a time, over all rooms. Defaults to 8.
 	Readers int
 }
@@ -205,7 +207,11 @@ type Timing struct {
 	// Drain is how long Serve waits, when told to stop, for commits, acks and closing handshakes.
 	// Defaults to 15 s.
 	Drain time.Duration
-	// Restart is the delay that clients are given when the server stops. Defaults to 1 s.
+	// Wave is the time between two waves of sockets that are closed when the server stops; less where
+	// they would take more than half of Drain. Defaults to 100 ms.
+	Wave time.Duration
+	// Restart is the least delay that clients are given when the server stops; each is given another,
+	// up to twice that. Defaults to 1 s.
 	Restart time.Duration
 }
 
@@ -244,6 +250,7 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.SocketsPerAddress, 1000)
 	setDefault(&l.SocketsPerUser, 200)
 	setDefault(&l.OpsPerSecond, 20_000)
+	setDefault(&l.Wave, 200)
 	setDefault(&l.Readers, 8)
 }
 
@@ -264,6 +271,7 @@ func (t *Timing) setDefaults() {
 	setDefault(&t.Store, 30*time.Second)
 	setDefault(&t.Close, 2*time.Second)
 	setDefault(&t.Drain, 15*time.Second)
+	setDefault(&t.Wave, 100*time.Millisecond)
 	setDefault(&t.Restart, time.Second)
 }
 
@@ -284,7 +292,7 @@ func (cfg Config) check() error {
 		return fmt.Errorf("realtime: MaxFrame %d is less than two ops of the largest size, %d", l.MaxFrame, largest)
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
-		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond) < 0 {
+		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.Wave) < 0 {
 		return errors.New("realtime: negative limit")
 	}
 	if l.OpsPerSecond*10 < l.MaxOps {

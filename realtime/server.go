@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,8 +70,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Serve serves on l, which it closes, until ctx is done. Then it drains: nothing new is taken, pushes
-// in flight are committed and answered, every socket is closed with 1012 and the delay after which to
-// reconnect. It returns when everything that it started has stopped; nil unless l failed or draining
+// in flight are committed and answered, and the sockets are closed in waves, with 1012 and the delay after
+// which to reconnect. A push that is not answered by then was not committed. It returns when everything that it started has stopped; nil unless l failed or draining
 // took longer than Timing.Drain and had to be cut short.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
@@ -144,15 +147,14 @@ func (s *Server) hintsLive(live bool) {
 func (s *Server) drain(ctx context.Context, srv *http.Server) error {
 	s.mu.Lock()
 	s.draining = true
-	for session := range s.sessions {
-		session.close(wire.CloseRestart, wire.RestartReason(s.cfg.Timing.Restart))
-	}
+	open := slices.Collect(maps.Keys(s.sessions))
 	s.mu.Unlock()
 	s.endIdle()
 
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		s.closeInWaves(ctx, open)
 		s.running.Wait()
 	}()
 	err := srv.Shutdown(ctx)
@@ -168,6 +170,30 @@ func (s *Server) drain(ctx context.Context, srv *http.Server) error {
 		return fmt.Errorf("drain: %w", err)
 	}
 	return nil
+}
+
+// closeInWaves closes sockets so many at a time, because they will come back as they went, to a
+// server that has to take them all in. It takes half of Timing.Drain at most.
+func (s *Server) closeInWaves(ctx context.Context, open []*session) {
+	size := s.cfg.Limits.Wave
+	waves := time.Duration(len(open)/size + 1)
+	ticker := time.NewTicker(min(s.cfg.Timing.Wave, s.cfg.Timing.Drain/2/waves))
+	defer ticker.Stop()
+	for i, session := range open {
+		if i > 0 && i%size == 0 {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
+		s.restart(session)
+	}
+}
+
+// restart closes a session with the delay after which to come back, which is another for each.
+func (s *Server) restart(session *session) {
+	delay := s.cfg.Timing.Restart
+	session.close(wire.CloseRestart, wire.RestartReason(delay+rand.N(delay)))
 }
 
 // kill fails store calls and cuts connections.
@@ -244,7 +270,7 @@ func (s *Server) add(session *session) {
 	s.metrics.sockets.Inc()
 	s.metrics.accepted.Inc()
 	if s.draining {
-		session.close(wire.CloseRestart, wire.RestartReason(s.cfg.Timing.Restart))
+		s.restart(session)
 	}
 }
 

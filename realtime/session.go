@@ -252,7 +252,10 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 		return
 	}
 	s.allowance.spend(len(push.Ops))
-	s.begin()
+	if !s.begin() {
+		answer(wire.Applied{}, wire.NewError(wire.CodeBusy, "the session is closing"))
+		return
+	}
 	j := &job{ops: push.Ops, epoch: epoch, done: func(applied wire.Applied, err error) {
 		answer(applied, err)
 		s.end()
@@ -275,11 +278,18 @@ func (s *session) mayPush() (epoch string, err error) {
 	return s.place.epoch, nil
 }
 
-func (s *session) begin() {
-	s.jobs.Add(1)
+// begin counts a push in flight, for whose answer the close frame waits. It reports false once the
+// session is closing, when the frame may be gone already: a push taken then would be committed, but
+// its ack never sent.
+func (s *session) begin() (ok bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing != nil {
+		return false
+	}
 	s.inFlight++
-	s.mu.Unlock()
+	s.jobs.Add(1)
+	return true
 }
 
 func (s *session) end() {
