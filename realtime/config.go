@@ -157,7 +157,7 @@ type Limits struct {
 	// SocketsPerUser is the same for a user that Grant names. Defaults to 200.
 	SocketsPerUser int
 	// OpsPerSecond is how many ops a connection may push, on average after a first second's worth. A
-	// socket that pushes more is read more slowly; over HTTP that is rate_limited. It must allow MaxOps
+	// socket that pushes more is read more slowly, a request answered later. It must allow MaxOps
 	// in ten seconds. Defaults to 20,000, which is more than a room can take.
 	OpsPerSecond int
 	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.

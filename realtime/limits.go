@@ -206,15 +206,21 @@ func (s *session) slowDown(ctx context.Context) error {
 // allowanceKey finds a connection's allowance in the context of its requests.
 type allowanceKey struct{}
 
-// spendOn lets a connection push n ops by a request, unless it is overdrawn. Behind a Handler that somebody
-// else serves there is no telling connections apart.
-func spendOn(ctx context.Context, n int) *wire.Error {
+// spendOn has a connection pay for a push of n ops by a request: one that is overdrawn waits first, for no
+// longer than MaxOps take, since its requests come one by one. Behind a Handler that somebody else serves
+// there is no telling connections apart.
+func (s *Server) spendOn(ctx context.Context, n int) error {
 	a, ok := ctx.Value(allowanceKey{}).(*allowance)
 	if !ok {
 		return nil
 	}
 	if wait := a.overdrawn(); wait > 0 {
-		return wire.NewError(wire.CodeRateLimited, "more ops than this connection may push: wait %v", wait.Round(time.Millisecond))
+		s.metrics.limited.WithLabelValues("ops_per_second").Inc()
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return wire.NewError(wire.CodeBusy, "the request was cancelled")
+		}
 	}
 	a.spend(n)
 	return nil

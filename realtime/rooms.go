@@ -159,10 +159,7 @@ func (s *Server) postOps(w http.ResponseWriter, r *http.Request, room string) {
 		err = s.checkPush(request.Replica, request.Ops)
 	}
 	if err == nil {
-		if limited := spendOn(r.Context(), len(request.Ops)); limited != nil {
-			s.metrics.limited.WithLabelValues("ops_per_second").Inc()
-			err = limited
-		}
+		err = s.spendOn(r.Context(), len(request.Ops))
 	}
 	var applied wire.Applied
 	if err == nil {
