@@ -29,7 +29,8 @@ type Options struct {
 	BootstrapURL string
 	// Name is shown to the others in the room.
 	Name string
-	// Token returns the token for the services, each time one is needed. Nil means to send none.
+	// Token returns the token for the services, each time one is needed: for every connection, and
+	// before a JSON Web Token in use ends, so that the connection can go on. Nil means to send none.
 	Token func(ctx context.Context) (string, error)
 
 	// Synchronous says what an edit survives. Defaults to SynchronousFull.

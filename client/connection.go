@@ -37,6 +37,7 @@ const (
 type connection struct {
 	conn  *websocket.Conn
 	codec wire.Codec
+	token string            // what it was opened with
 	in    chan wire.Message // closed at the end; then err says why
 	err   error
 	done  chan struct{} // closed by close: the reader need not deliver any more
@@ -96,7 +97,8 @@ func connect(ctx context.Context, opts *Options) (*connection, error) {
 		return nil, fmt.Errorf("connect: %w: neither %s nor %s", errOutdated, wire.SubprotocolBinary, wire.SubprotocolJSON)
 	}
 	conn.SetReadLimit(maxServerFrame)
-	return &connection{conn: conn, codec: codec, in: make(chan wire.Message, readAhead), done: make(chan struct{})}, nil
+	token := strings.TrimPrefix(header.Get("Authorization"), "Bearer ")
+	return &connection{conn: conn, codec: codec, token: token, in: make(chan wire.Message, readAhead), done: make(chan struct{})}, nil
 }
 
 // read delivers messages until the connection ends.

@@ -41,6 +41,8 @@ type hooks struct {
 	hello func(p *peer, h wire.Hello) (handled bool)
 	// push may answer in place of the server.
 	push func(p *peer, m wire.Push) (handled bool)
+	// auth hears of fresh tokens.
+	auth func(token string)
 	// relay may drop or change a frame that goes out to everybody.
 	relay func(p *peer, m wire.Ops) (wire.Ops, bool)
 	// snapshot may change the bytes of a snapshot, or answer 404 with nil.
@@ -260,6 +262,10 @@ func (p *peer) handle(msg wire.Message) {
 		p.sendOps(msg.After)
 	case wire.Ping:
 		p.send(wire.ServerStatus{Status: wire.Ready, Head: int64(len(s.log()))})
+	case wire.Auth:
+		if s.hooks.auth != nil {
+			s.hooks.auth(msg.Token)
+		}
 	case wire.Presence:
 		for other := range s.peers {
 			if other.live && other != p {

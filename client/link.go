@@ -59,6 +59,8 @@ func (l *link) run(ctx context.Context) error {
 	defer ping.Stop()
 	due := time.NewTimer(0)
 	defer due.Stop()
+	fresh, stopRefresh := l.startRefresh(ctx)
+	defer stopRefresh()
 	for {
 		later, err := l.send(ctx)
 		if err != nil {
@@ -77,6 +79,10 @@ func (l *link) run(ctx context.Context) error {
 		case done := <-l.c.repairs:
 			l.repair(done)
 			return errRepair
+		case token := <-fresh:
+			if err := l.sendToken(token); err != nil {
+				return err
+			}
 		case <-due.C:
 		case <-ping.C:
 			if err := l.ping(0); err != nil {
