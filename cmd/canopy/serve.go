@@ -129,7 +129,7 @@ func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime
 
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
-		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin}
+		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin, Registry: newRegistry()}
 		if err := c.apply(&cfg); err != nil {
 			return err
 		}
@@ -147,7 +147,9 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 
 type serveBootstrapCmd struct {
 	Addr         string `default:"${bootstrap_addr}" envar:"CANOPY_BOOTSTRAP_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${bootstrap_addr} by default."`
-	MaxSnapshots int    `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Snapshots at a time; more are turned away."`
+	MaxSnapshots int    `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Snapshots taken at a time; more are turned away."`
+	SpoolDir     string `envar:"CANOPY_SPOOL_DIR" placeholder:"DIR" type:"path" help:"Keep snapshots of busy rooms in files here for ten minutes, so that one COPY serves many clients and none of them holds a transaction open. Without it each snapshot is taken anew."`
+	SpoolBytes   int64  `default:"4294967296" envar:"CANOPY_SPOOL_BYTES" placeholder:"BYTES" help:"Disk space for --spool-dir; what does not fit is served straight from the database."`
 	serviceFlags
 }
 
@@ -156,7 +158,10 @@ func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstr
 
 func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
-		cfg := bootstrap.Config{Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots}
+		cfg := bootstrap.Config{
+			Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots,
+			SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes,
+		}
 		if gate != nil {
 			cfg.Authorize = gate.mayRead
 		}
