@@ -162,6 +162,7 @@ func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 			Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots,
 			SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes,
 		}
+		cfg.Registry = newRegistry()
 		if gate != nil {
 			cfg.Authorize = gate.mayRead
 		}
