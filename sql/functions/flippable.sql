@@ -1,9 +1,10 @@
 -- flippable: the moves whose validity can have changed when a node's parent changed between p and q
--- for the span of time (from, to): those on a node that was, or may have become, an ancestor of p or q.
+-- for the span of time (from, to): those on a node while it was, or may have become, above p or q.
 -- Arguments: room, the two parents, the span (both ends excluded).
 -- Result: their timestamps in order.
--- Cost: O(closure); where that would outgrow the span, all moves of the span are returned instead, so
--- that a flip never costs more than undoing and redoing everything behind it.
+-- Cost: follows p and q upwards through the span, each parent for as long as it was one; where that
+-- would outgrow the span, all moves of the span are returned instead, so that a flip never costs more
+-- than undoing and redoing everything behind it.
 -- Locks, errors: none. Source: the project's design, "sparse replay".
 create function canopy.flippable(p_room_id bigint, p_p uuid, p_q uuid, p_from uuid, p_to uuid)
 returns uuid[]
@@ -12,38 +13,54 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nodes uuid[];
+  v_lows  uuid[];
+  v_highs uuid[];
   v_span  uuid[];
   v_limit bigint := 256;
 begin
   loop
-    with recursive closure(x) as (
-      select unnest(array[p_p, p_q])
+    with recursive above(x, low, high) as (
+      select u.x, p_from, p_to
+        from unnest(array[p_p, p_q]) as u(x)
+       where u.x is not null
       union
-      select up.parent
-        from closure c
+      select up.parent, up.low, up.high
+        from above a
        cross join lateral (
-         select b.parent
-           from canopy.parent_before(p_room_id, c.x, p_from) as b
-         union all
-         select h.parent
-           from canopy.history h
-          where h.room_id = p_room_id
-            and h.node = c.x
-            and h.kind = 1
-            and h.ts > p_from
-            and h.ts < p_to
-         union all
-         select n.parent
-           from canopy.nodes n
-          where n.room_id = p_room_id
-            and n.node = c.x
-            and n.ts > p_from
-            and n.ts < p_to
-       ) as up(parent)
-       where up.parent is not null
+         -- The placements of x that held within (low, high), and when.
+         select e.parent,
+                greatest(e.ts, a.low) as low,
+                lead(e.ts, 1, a.high) over (order by e.ts) as high
+           from ((select h.parent, h.ts
+                    from canopy.history h
+                   where h.room_id = p_room_id
+                     and h.node = a.x
+                     and h.kind = 1
+                     and h.ts <= a.low
+                     and h.effective
+                   order by h.ts desc
+                   limit 1)
+                 union all
+                 select h.parent, h.ts
+                   from canopy.history h
+                  where h.room_id = p_room_id
+                    and h.node = a.x
+                    and h.kind = 1
+                    and h.ts > a.low
+                    and h.ts < a.high
+                    and h.effective
+                 union all
+                 select n.parent, n.ts
+                   from canopy.nodes n
+                  where n.room_id = p_room_id
+                    and n.node = a.x
+                    and n.ts < a.high) as e
+       ) as up
+       where up.low < up.high
     )
-    select array_agg(x) into v_nodes
-      from (select x from closure where x is not null limit v_limit) as bounded;
+    select array_agg(x), array_agg(low), array_agg(high)
+      into v_nodes, v_lows, v_highs
+      from (select x, low, high from above limit v_limit) as bounded;
     exit when coalesce(cardinality(v_nodes), 0) < v_limit;
 
     v_span := array(select ts from canopy.moves_between(p_room_id, p_from, p_to, v_limit));
@@ -54,23 +71,23 @@ begin
   end loop;
 
   return array(
-    select m.ts
-      from unnest(v_nodes) as c(x)
+    select distinct m.ts
+      from unnest(v_nodes, v_lows, v_highs) as a(x, low, high)
      cross join lateral (
        select h.ts
          from canopy.history h
         where h.room_id = p_room_id
-          and h.node = c.x
+          and h.node = a.x
           and h.kind = 1
-          and h.ts > p_from
-          and h.ts < p_to
+          and h.ts > a.low
+          and h.ts < a.high
        union all
        select n.ts
          from canopy.nodes n
         where n.room_id = p_room_id
-          and n.node = c.x
-          and n.ts > p_from
-          and n.ts < p_to
+          and n.node = a.x
+          and n.ts > a.low
+          and n.ts < a.high
        offset 0) as m
      order by m.ts);
 end $$;
