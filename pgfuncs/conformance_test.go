@@ -116,13 +116,21 @@ func (e *engine) Log() ([]moveop.Op, error) {
 	return e.db.OpsAfter(context.Background(), e.room, 0, 1<<30)
 }
 
-func (e *engine) Children(parent moveop.NodeID) ([]moveop.NodeID, error) {
-	page, err := e.db.Children(context.Background(), e.room, parent, "", 1<<20)
-	var ids []moveop.NodeID
-	for _, n := range page.Nodes {
-		ids = append(ids, n.ID)
+// Children reads small pages, so that siblings with equal order keys come on different ones.
+func (e *engine) Children(parent moveop.NodeID) (ids []moveop.NodeID, err error) {
+	for after, more := "", true; more; {
+		page, err := e.db.Children(context.Background(), e.room, parent, after, 2)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range page.Nodes {
+			ids = append(ids, n.ID)
+		}
+		if more = page.Next != nil; more {
+			after = *page.Next
+		}
 	}
-	return ids, err
+	return ids, nil
 }
 
 func (e *engine) State() (proptest.State, error) {

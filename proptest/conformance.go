@@ -63,6 +63,11 @@ var sessions = []session{
 	{name: "the place before was not effective", tree: "ROOT{A,B}",
 		batches: []string{"a:9 B→A@Z; a:10 B→TRASH", "c:8 A→B", "b:11 D→B"}, corrections: "a:10<c:8",
 		want: "ROOT{B{A,D}}", ineffective: "a:9"},
+	{name: "a correction that is not effective any more", tree: "ROOT{B,P}",
+		batches: []string{"b:7 B→P", "a:9 B→TRASH (knows 3)", "b:12 D→B", "c:6 P→B", "c:13 E→B"}, corrections: "a:9<b:12",
+		want: "ROOT", ineffective: "a:9+ b:7"},
+	{name: "two reasons in one batch", tree: "ROOT{B,C}",
+		batches: []string{"c:8 E→B; b:6 D→B; a:9 B→TRASH"}, corrections: "a:9<b:6", want: "ROOT{B{D,E},C}"},
 	{name: "several in one batch", tree: "ROOT{A,B,C}",
 		batches: []string{"b:6 D→A; b:7 E→B", "a:9 A→TRASH; a:10 B→TRASH"}, corrections: "a:10<b:7 a:9<b:6", want: "ROOT{A{D},B{E},C}"},
 }

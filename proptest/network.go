@@ -27,6 +27,7 @@ const (
 	actEdit     action = iota // makes an op and keeps it in the outbox
 	actPush                   // pushes some of the outbox and learns the answer
 	actPushLost               // the same, but never gets the answer, and will push again
+	actPushAll                // everybody pushes at once, and the server makes one batch of it
 	actPull                   // learns what happened
 )
 
@@ -51,7 +52,7 @@ func genHistory(params *gopter.GenParameters) *gopter.GenResult {
 
 func genStep(params *gopter.GenParameters) step {
 	rng := params.Rng
-	actions := []action{actEdit, actEdit, actEdit, actEdit, actEdit, actPush, actPush, actPushLost, actPull}
+	actions := []action{actEdit, actEdit, actEdit, actEdit, actEdit, actPush, actPush, actPushLost, actPushAll, actPull}
 	s := step{
 		Edit: genEdit(params), Action: actions[rng.Intn(len(actions))],
 		Elapsed: rng.Int63n(3), Ops: 1 + rng.Intn(6),
@@ -152,7 +153,7 @@ func (n *network) run(steps []step) error {
 		}
 	}
 	for _, c := range n.clients {
-		if err := n.push(c, len(c.outbox), false); err != nil {
+		if err := n.push(len(c.outbox), false, c); err != nil {
 			return err
 		}
 	}
@@ -168,17 +169,23 @@ func (n *network) step(s step) error {
 		op.Known = c.known
 		c.outbox = append(c.outbox, op)
 	case actPush:
-		return n.push(c, s.Ops, false)
+		return n.push(s.Ops, false, c)
 	case actPushLost:
-		return n.push(c, s.Ops, true)
+		return n.push(s.Ops, true, c)
+	case actPushAll:
+		return n.push(s.Ops, false, n.clients...)
 	case actPull:
 		c.known = int64(len(n.server.log))
 	}
 	return nil
 }
 
-func (n *network) push(c *client, ops int, lost bool) error {
-	batch := c.outbox[:min(ops, len(c.outbox))]
+// push applies up to so many ops of each client's outbox, as one batch.
+func (n *network) push(ops int, lost bool, clients ...*client) error {
+	var batch []moveop.Op
+	for _, c := range clients {
+		batch = append(batch, c.outbox[:min(ops, len(c.outbox))]...)
+	}
 	if len(batch) == 0 {
 		return nil
 	}
@@ -186,7 +193,9 @@ func (n *network) push(c *client, ops int, lost bool) error {
 	if err := n.apply(batch); err != nil || lost {
 		return err
 	}
-	c.outbox = c.outbox[len(batch):]
+	for _, c := range clients {
+		c.outbox = c.outbox[min(ops, len(c.outbox)):]
+	}
 	return nil
 }
 
