@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +24,7 @@ type account struct {
 	name     string
 	uid, gid int
 	drop     bool // whether this process is root and has to become it
+	shutOut  bool // whether it cannot get to the data directory by its path; see hand
 }
 
 // accountFor is the account for the cluster at data: that of this process, unless it is root.
@@ -98,6 +101,39 @@ func environment(env []string) []string {
 		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
 	})
 	return append(env, "LC_ALL=C")
+}
+
+// handed is the name under which a program finds a directory that hand gave it.
+const handed = "/proc/self/fd/3"
+
+// nameOf is the name of a directory in the data directory for a program of the account that hand has
+// given it to.
+func (a account) nameOf(dir string) string {
+	if a.shutOut {
+		return handed
+	}
+	return dir
+}
+
+// hand opens a directory for a program and all its children where the account is shut out: root often has
+// temporary directories that nobody else may enter. A descriptor leads to the directory itself, past
+// what lies above it, and to nothing else. Close what it returns when the program has started.
+func (a account) hand(cmd *exec.Cmd, dir string) (io.Closer, error) {
+	if !a.shutOut {
+		return io.NopCloser(nil), nil
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	cmd.ExtraFiles = []*os.File{f} // the first one is number 3
+	return f, nil
+}
+
+// canHand reports whether the system has names for open descriptors that lead past closed parents.
+func canHand() bool {
+	_, err := os.Stat("/proc/self/fd")
+	return runtime.GOOS == "linux" && err == nil
 }
 
 // makeDir makes a directory that only the account can enter. One that is there already may be

@@ -195,6 +195,20 @@ func lockFile(path string) (*os.File, error) {
 	}
 }
 
+// account is who runs the server's programs, and whether they get here by the directory's path.
+func (d *directory) account(ctx context.Context) (account, error) {
+	a, err := accountFor(d.data())
+	if err != nil {
+		return a, err
+	}
+	err = a.reach(ctx, d.path)
+	if _, closed := errors.AsType[*AccessError](err); closed && canHand() {
+		a.shutOut = true
+		return a, nil
+	}
+	return a, err
+}
+
 // initialize makes the cluster, if there is none: beside its place, and renamed when it is complete.
 func (d *directory) initialize(ctx context.Context, a account, inst installation, cfg Config) error {
 	if err := d.removeUnfinished(); err != nil {
@@ -212,14 +226,20 @@ func (d *directory) initialize(ctx context.Context, a account, inst installation
 	if err := a.takeDir(fresh); err != nil {
 		return err
 	}
-	args := []string{"-D", fresh, "-U", User, "-E", "UTF8", "--locale=C", "--no-instructions",
+	args := []string{"-D", a.nameOf(fresh), "-U", User, "-E", "UTF8", "--locale=C", "--no-instructions",
 		"--auth-local=trust", "--auth-host=reject"}
 	if cfg.Volatile {
 		args = append(args, "--no-sync")
 	} else {
 		args = append(args, "--data-checksums")
 	}
-	out, err := a.command(ctx, inst.program("initdb"), args...).CombinedOutput()
+	cmd := a.command(ctx, inst.program("initdb"), args...)
+	dir, err := a.hand(cmd, fresh)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	out, err := cmd.CombinedOutput()
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -266,15 +286,15 @@ func (d *directory) openLog() (*os.File, error) {
 	return f, nil
 }
 
-// makeSockets makes the directory for the socket: the data directory's own where the path fits,
-// else a temporary one, to which the own name then is a symbolic link. Again is the directory of
+// makeSockets makes the directory for the socket: the data directory's own where the path fits and
+// leads there, else a temporary one, to which the own name then is a symbolic link. Again is the directory of
 // the last run of the same Server, whose URL must not change.
 func (d *directory) makeSockets(ctx context.Context, a account, again string) (string, error) {
 	if err := d.removeSockets(); err != nil {
 		return "", err
 	}
 	own := d.join(socketName)
-	if fitsSocket(own) {
+	if fitsSocket(own) && !a.shutOut {
 		return own, a.makeDir(own)
 	}
 	temp := again

@@ -27,7 +27,13 @@ func processesIn(ctx context.Context, a account, data string) ([]int, error) {
 	if _, err := os.Stat("/proc/self/cwd"); err != nil {
 		return namedInState(ctx, data)
 	}
-	out, err := a.command(ctx, "/bin/sh", "-c", workingIn, "sh", data).Output()
+	cmd := a.command(ctx, "/bin/sh", "-c", workingIn, "sh", a.nameOf(data))
+	dir, err := a.hand(cmd, data)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("look for processes in %s: %w", data, err)
 	}
@@ -70,7 +76,7 @@ func (d *directory) stopLeftovers(ctx context.Context, log *slog.Logger) error {
 	if _, err := os.Stat(d.data()); err != nil {
 		return nil
 	}
-	a, err := accountFor(d.data())
+	a, err := d.account(ctx)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@
 //	canopy-postgres    the marker: without it nothing here is ever touched
 //	lock               flock held for as long as a Server runs
 //	data/              the cluster (PGDATA)
-//	socket/            the Unix socket, or a symbolic link to a short temporary directory
+//	socket/            the Unix socket, or a symbolic link to a temporary directory
 //	postgres.log       the server's log, moved to postgres.log.1 when it has grown too large
 //	init-*/            an initdb that did not finish; removed by the next start
 //
@@ -24,8 +24,10 @@
 //
 // PostgreSQL refuses to run as root. Started by root, it runs as the owner of an existing cluster,
 // else as `postgres`, else as `nobody`; only data and socket belong to that user, and what root
-// itself opens lies in a directory that the user cannot write. All parents of DataDir must let that
-// user through: if one does not, the answer is an *AccessError that names it.
+// itself opens lies in a directory that the user cannot write. Where a parent of DataDir does not let
+// that user through (root's home, what mktemp -d made), the server is handed the cluster as an open
+// descriptor and the socket is in a temporary directory; on systems other than Linux, which cannot do
+// that, the answer is an *AccessError that names the parent.
 //
 // # Ends of life
 //

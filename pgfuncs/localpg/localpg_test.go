@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -152,17 +153,50 @@ func TestClosedParentDirectory(t *testing.T) {
 	if err := os.Mkdir(closed, mode); err != nil {
 		t.Fatal(err)
 	}
-	_, err := localpg.Start(t.Context(), localpg.Config{DataDir: filepath.Join(closed, "data")})
-	if os.Geteuid() != 0 {
-		if !errors.Is(err, fs.ErrPermission) {
+	cfg := localpg.Config{DataDir: filepath.Join(closed, "data"), Settings: durable}
+	switch root := os.Geteuid() == 0; {
+	case root && runtime.GOOS == "linux":
+		livesIn(t, cfg)
+		if info, err := os.Stat(closed); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("mode of %s: %v, %v", closed, info, err)
+		}
+	case root:
+		_, err := localpg.Start(t.Context(), cfg)
+		access, ok := errors.AsType[*localpg.AccessError](err)
+		if !ok || access.Path != closed || access.User == "" {
+			t.Errorf("answer %v, want an AccessError for %s", err, closed)
+		}
+	default:
+		if _, err := localpg.Start(t.Context(), cfg); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("answer %v", err)
 		}
-		return
 	}
-	access, ok := errors.AsType[*localpg.AccessError](err)
-	if !ok || access.Path != closed || access.User == "" {
-		t.Errorf("answer %v, want an AccessError for %s", err, closed)
+}
+
+// livesIn goes through a cluster's life: made, killed, brought back, stopped, left running by a run that
+// died, found again.
+func livesIn(t *testing.T, cfg localpg.Config) {
+	t.Helper()
+	server := start(t, cfg)
+	exec1(t, server.URL(), "create table kept ()")
+	if err := server.Kill(t.Context()); err != nil {
+		t.Fatal(err)
 	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, server.URL(), "drop table kept; create table kept ()")
+	if err := server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	left := start(t, cfg)
+	exec1(t, left.URL(), "drop table kept; create table kept ()")
+	if err := os.Remove(filepath.Join(cfg.DataDir, "lock")); err != nil {
+		t.Fatal(err) // as if the run that has it had died
+	}
+	again := start(t, cfg)
+	exec1(t, again.URL(), "drop table kept")
+	<-left.Done() // stopped as what a dead run left
 }
 
 func TestSecondRunIsRefused(t *testing.T) {

@@ -130,10 +130,7 @@ func (s *Server) start(ctx context.Context) error {
 // prepare makes sure that there are binaries, and a cluster that they fit.
 func (s *Server) prepare(ctx context.Context) (installation, error) {
 	var err error
-	if s.account, err = accountFor(s.dir.data()); err != nil {
-		return installation{}, err
-	}
-	if err := s.account.reach(ctx, s.dir.path); err != nil {
+	if s.account, err = s.dir.account(ctx); err != nil {
 		return installation{}, err
 	}
 	major, err := clusterMajor(s.dir.data())
@@ -161,6 +158,11 @@ func (s *Server) launch(ctx context.Context, inst installation) error {
 	// Not bound to ctx: the server outlives the start.
 	cmd := s.account.command(context.Background(), inst.program("postgres"), s.arguments()...)
 	cmd.Stdout, cmd.Stderr = log, log
+	data, err := s.account.hand(cmd, s.dir.data())
+	if err != nil {
+		return err
+	}
+	defer data.Close()
 	process, err := launch(cmd)
 	if err != nil {
 		return err
@@ -199,7 +201,7 @@ func (s *Server) arguments() []string {
 		})
 	}
 	maps.Copy(settings, s.cfg.Settings)
-	args := []string{"-D", s.dir.data()}
+	args := []string{"-D", s.account.nameOf(s.dir.data())}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		args = append(args, "-c", name+"="+settings[name])
 	}
