@@ -69,8 +69,10 @@ func nodeID(i int) (n moveop.NodeID) {
 // move makes the next operation.
 func (a *author) move(node, parent int) moveop.Op {
 	a.tick++
-	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	key := [...]byte{'a', letters[a.rng.IntN(26)], letters[a.rng.IntN(26)], 'V'}
+	key := [...]byte{'a', '0', 'x', 'x', 'x', 'x', 'x', 'V'}
+	for i := 2; i < 7; i++ {
+		key[i] = 'A' + byte(a.rng.IntN(26))
+	}
 	return moveop.Op{
 		Kind: moveop.Move, TS: moveop.NewTimestamp(a.tick, 0, theAuthor),
 		Node: nodeID(node), Parent: nodeID(parent), OrderKey: string(key[:]), Known: a.known,

@@ -44,7 +44,7 @@ func TestSections(t *testing.T) {
 		database        bool
 		results, tables int
 	}{
-		{"tree", bench.Tree, false, 10, 5},
+		{"tree", bench.Tree, false, 10, 6},
 		{"sqlite", bench.SQLite, false, 3, 1},
 		{"sql", bench.SQL, true, 4, 4},
 	} {

@@ -31,7 +31,9 @@ func Tree(ctx context.Context, cfg Config) (Section, error) {
 	if !cfg.Growth {
 		return s, nil
 	}
-	for _, table := range []func(context.Context, *Config) (Growth, error){treeByNodes, treeByDepth, treeBySiblings, treeByLog, treeByDistance} {
+	for _, table := range []func(context.Context, *Config) (Growth, error){
+		treeByNodes, treeByDepth, treeBySiblings, treeByLog, treeByDistance, treeByChurn,
+	} {
 		g, err := table(ctx, &cfg)
 		if err != nil {
 			return s, fmt.Errorf("measure tree: %w", err)

@@ -93,3 +93,22 @@ func treeByDistance(ctx context.Context, c *Config) (Growth, error) {
 		return r.late(distance, r.shuffle), nil
 	})
 }
+
+// treeByChurn moves the oldest nodes, late, in a room in which anything moved anywhere since: see
+// sqlByLog.
+func treeByChurn(ctx context.Context, c *Config) (Growth, error) {
+	const nodes = 1000
+	log := max(c.Nodes/10, 30)
+	r, err := newTreeRoom(eighths, nodes)
+	if err != nil {
+		return Growth{}, err
+	}
+	if err := r.grow(log+log/10, r.mixed); err != nil {
+		return Growth{}, err
+	}
+	old := func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) }
+	g := Growth{Name: "a late move of an old folder where all folders move anywhere", Of: "operations behind", Expect: "as what can flip"}
+	return c.treeSizes(ctx, g, []int{10, max(c.Nodes/1000, 20), log}, func(distance int) (contender, error) {
+		return r.late(distance, old), nil
+	})
+}
