@@ -11,6 +11,7 @@ package pgfuncs
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -21,12 +22,20 @@ type DB struct {
 	pool *pgxpool.Pool
 }
 
-// Open makes a pool for a database URL or DSN (with pgx's pool_… parameters). It does not wait for the
-// database: the first call connects. Close the DB to release its connections.
+// minConns is the size of a pool on a machine with few cores where the URL does not say. A snapshot keeps
+// its connection for as long as its reader takes, so pgx's default, four, is soon taken up.
+const minConns = 20
+
+// Open makes a pool for a database URL or DSN (with pgx's pool_… parameters; pool_max_conns defaults to
+// the number of cores, but no less than 20). It does not wait for the database: the first call connects.
+// Close the DB to release its connections.
 func Open(ctx context.Context, databaseURL string) (*DB, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("parse database url: %w", err)
+	}
+	if !strings.Contains(databaseURL, "pool_max_conns") {
+		config.MaxConns = max(config.MaxConns, minConns)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {

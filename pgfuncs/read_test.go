@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -196,5 +198,39 @@ func TestSnapshotErrors(t *testing.T) {
 	cancel()
 	if err := db.Snapshot(ctx, room, func(format.Snapshot) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+// Readers of snapshots may be slow; everything else goes on.
+func TestSnapshotsLeaveConnections(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	ctx := t.Context()
+	room := db.newRoom(t)
+	const slow = 16
+	begun, end := make(chan struct{}, slow), make(chan struct{})
+	readers, failed := errgroup.WithContext(ctx)
+	for range slow {
+		readers.Go(func() error {
+			return db.Snapshot(ctx, room, func(format.Snapshot) error {
+				begun <- struct{}{}
+				<-end
+				return nil
+			})
+		})
+	}
+	for range slow {
+		select {
+		case <-begun:
+		case <-failed.Done():
+			t.Fatal(readers.Wait())
+		}
+	}
+	if _, err := db.Stats(ctx, room); err != nil {
+		t.Error(err)
+	}
+	close(end)
+	if err := readers.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -71,12 +71,19 @@ type backend struct {
 	realtime, bootstrap net.Listener
 	database            *database
 	db                  *pgfuncs.DB
+	snapshots           *pgfuncs.DB // the same database: snapshots must not take the connections of pushes
 	origins             []string
 }
+
+// maxSnapshots leaves some connections of the pool for statistics and readiness.
+const maxSnapshots = 16
 
 // migrate connects to the database and brings it up to date.
 func (b *backend) migrate(ctx context.Context) (err error) {
 	if b.db, err = pgfuncs.Open(ctx, b.database.url); err != nil {
+		return usagef("database URL: %v", err)
+	}
+	if b.snapshots, err = pgfuncs.Open(ctx, b.database.url); err != nil {
 		return usagef("database URL: %v", err)
 	}
 	done, err := b.db.Migrate(ctx)
@@ -99,7 +106,9 @@ func (b *backend) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bs, err := bootstrap.New(bootstrap.Config{Source: b.db, Logger: b.log.With("service", "bootstrap")})
+	bs, err := bootstrap.New(bootstrap.Config{
+		Source: b.snapshots, Logger: b.log.With("service", "bootstrap"), MaxSnapshots: maxSnapshots,
+	})
 	if err != nil {
 		return err
 	}
@@ -117,8 +126,10 @@ func (b *backend) close(ctx context.Context) error {
 			_ = ln.Close() // closed already where it was served
 		}
 	}
-	if b.db != nil {
-		b.db.Close()
+	for _, db := range []*pgfuncs.DB{b.db, b.snapshots} {
+		if db != nil {
+			db.Close()
+		}
 	}
 	if b.database != nil {
 		return b.database.stop(ctx)
