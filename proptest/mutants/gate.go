@@ -196,7 +196,7 @@ func read(output string, hangs bool) (outcome, string) {
 		by = paniced.FindString(output)
 	}
 	if by == "" {
-		return broken, "the tests did not run"
+		return broken, "no test failed"
 	}
 	return caught, by
 }
@@ -218,7 +218,7 @@ func (s *sandbox) test(ctx context.Context, suite suite) (passed bool, output st
 	test.WaitDelay = time.Second
 	err = test.Run()
 	if _, exited := errors.AsType[*exec.ExitError](err); exited && ctx.Err() == nil {
-		return false, out.String(), nil
+		return false, out.String() + err.Error(), nil
 	}
 	return err == nil, out.String(), err
 }

@@ -111,7 +111,7 @@ func TestRead(t *testing.T) {
 		{"a hang where one is due", timeout, true, caught, "it hangs"},
 		{"a panic outside of tests", "panic: oh no\n\ngoroutine 1 [running]:\n", false, caught, "panic: oh no"},
 		{"functions that are not valid", "--- FAIL: TestA (0s)\n  ERROR: no such column (SQLSTATE 42703)\n", false, broken, "SQLSTATE 42703"},
-		{"no test", "no such file or directory\n", false, broken, "the tests did not run"},
+		{"no test", "no such file or directory\n", false, broken, "no test failed"},
 	} {
 		if got, by := read(c.output, c.hangs); got != c.want || by != c.by {
 			t.Errorf("%s: want %s by %s, got %s by %s", c.name, c.want, c.by, got, by)

@@ -5,7 +5,7 @@ var (
 	ids      = suite{"./moveop", "Test"}
 	memory   = suite{"./tree", "TestConformance"}
 	replay   = suite{"./tree", "TestReplay"}
-	database = suite{"./pgfuncs", "TestConformance/C/([1-6]_|[89]_|1[0-7]_|known|refusals)"}
+	database = suite{"./pgfuncs", "TestConformance/C/([1-6]_|[89]_|1[0-7]_|sessions|refusals)"}
 	deep     = suite{"./pgfuncs", "TestConformance/C/deep"}
 	english  = suite{"./pgfuncs", "TestConformance/en_US/(runs|histories)"}
 	races    = suite{"./pgfuncs", "TestConcurrent|TestReaders"}
