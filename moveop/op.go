@@ -75,8 +75,9 @@ type Limits struct {
 	ValueDepth int // nesting of arrays and objects in a value
 }
 
-// DefaultLimits are the limits that services and clients use by default.
-var DefaultLimits = Limits{KeyBytes: 255, ValueBytes: 256 << 10, ValueDepth: 64}
+// DefaultLimits are the limits that services and clients use by default. A value may be as large as
+// fits into a frame of 1 MiB with everything around it.
+var DefaultLimits = Limits{KeyBytes: 255, ValueBytes: 1000 << 10, ValueDepth: 64}
 
 // Validate checks an operation made by a replica: what the server accepts, and so what a client may
 // put in its outbox. The error wraps ErrInvalidOp and says what is wrong. Corrections are refused:

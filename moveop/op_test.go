@@ -105,7 +105,7 @@ func TestValidate_defaultLimits(t *testing.T) {
 	}{
 		{"key", set(strings.Repeat("k", 255), `1`), set(strings.Repeat("k", 256), `1`)},
 		{"depth", set("k", deep(64)), set("k", deep(65))},
-		{"value", set("k", text(256<<10)), set("k", text(256<<10+1))},
+		{"value", set("k", text(1000<<10)), set("k", text(1000<<10+1))},
 		{
 			"order key",
 			with(move(), func(op *moveop.Op) { op.OrderKey = "a0" + strings.Repeat("1", 253) }),

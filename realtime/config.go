@@ -128,7 +128,7 @@ type Limits struct {
 	// MaxOps is the number of ops of one push, and of one frame of ops. Defaults to 1,000.
 	MaxOps int
 	// MaxFrame is the size of one received frame or HTTP body, and the most that a sent frame of ops
-	// takes, in bytes. Defaults to 1 MiB. It must hold the largest op twice.
+	// takes, in bytes. Defaults to 1 MiB. It must hold the largest op.
 	MaxFrame int64
 	// Op bounds what one op may carry. Defaults to moveop.DefaultLimits.
 	Op moveop.Limits
@@ -288,8 +288,8 @@ func (cfg Config) check() error {
 		return errors.New("realtime: Config.Store is required")
 	}
 	l := cfg.Limits
-	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < 2*int64(largest) {
-		return fmt.Errorf("realtime: MaxFrame %d is less than two ops of the largest size, %d", l.MaxFrame, largest)
+	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < int64(largest)+envelope {
+		return fmt.Errorf("realtime: MaxFrame %d is less than an op of the largest size, %d, and what is around it", l.MaxFrame, largest)
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
 		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.Wave) < 0 {

@@ -60,7 +60,7 @@ var badPushes = []struct {
 	{"op is no object", `{"type":"push","id":"bad","ops":[7]}`, wire.CodeInvalidOp, moveop.Timestamp{}, 422},
 	{"no key", pushJSON(opJSON(5, "kind", "set", "value", 1)), wire.CodeInvalidOp, moveBy(0xa, 5).TS, 422},
 	{"value too deep", pushJSON(opJSON(5, "kind", "set", "key", "k", "value", json.RawMessage(deep))), wire.CodeInvalidOp, moveBy(0xa, 5).TS, 422},
-	{"value too large", pushJSON(opJSON(5, "kind", "set", "key", "k", "value", strings.Repeat("x", 300<<10))), wire.CodeInvalidOp, moveBy(0xa, 5).TS, 422},
+	{"value too large", pushJSON(opJSON(5, "kind", "set", "key", "k", "value", strings.Repeat("x", 1000<<10))), wire.CodeInvalidOp, moveBy(0xa, 5).TS, 422},
 	{"a correction", pushJSON(opJSON(5, "ts", moveBy(0xa, 5).TS.Correction())), wire.CodeInvalidOp, moveBy(0xa, 5).TS.Correction(), 422},
 	{"skew", pushJSON(opJSON(5, "ts", skewed)), wire.CodeClockSkew, skewed, 422},
 	{"another body", pushJSON(opJSON(2, "order_key", "a1")), wire.CodeConflict, moveBy(0xa, 2).TS, 409},

@@ -130,6 +130,22 @@ func TestCursors(t *testing.T) {
 	}
 }
 
+// The largest op fits into a frame of MaxFrame bytes, on its way in and out.
+func TestLargestOp(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	a := s.join("plan", 0xa)
+	a.conn.SetReadLimit(1 << 20)
+	op := a.move()
+	op = moveop.Op{
+		Kind: moveop.Set, TS: op.TS, Node: op.Node, Key: strings.Repeat("<", 255),
+		Value: json.RawMessage(`"` + strings.Repeat("x", 1000<<10-2) + `"`), Known: 1<<53 - 1,
+	}
+	a.send(wire.Push{ID: strings.Repeat("i", 128), Ops: []moveop.Op{op}})
+	expect[wire.Ack](a)
+	a.readTo(1)
+}
+
 // What a socket has missed comes in few frames, though it was pushed in many.
 func TestCatchingUpIsOneFrame(t *testing.T) {
 	t.Parallel()

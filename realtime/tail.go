@@ -82,6 +82,9 @@ func (f *opsFrame) after(cursor int64) *opsFrame {
 // the names of the fields, and a key of which every byte needs an escape.
 func opBytes(value, key int) int { return value + 6*key + 512 }
 
+// envelope is what a frame of ops has besides them: the names of its fields and two numbers.
+const envelope = 96
+
 func opSize(op *moveop.Op) int { return opBytes(len(op.Value), len(op.Key)+len(op.OrderKey)) }
 
 // takeFrame cuts a frame's worth from the front of ops: one op at least, and no more than fit into
@@ -90,7 +93,7 @@ func takeFrame(ops []moveop.Op, maxBytes int64) (f *opsFrame, rest []moveop.Op) 
 	size, n := int64(0), 0
 	for n < len(ops) {
 		size += int64(opSize(&ops[n]))
-		if n > 0 && size > maxBytes-64 { // 64 for the envelope
+		if n > 0 && size > maxBytes-envelope {
 			break
 		}
 		n++
@@ -175,7 +178,7 @@ func (t *tail) together(cursor int64, maxOps int, maxBytes int64) *opsFrame {
 	parts := [][]moveop.Op{first.ops}
 	for _, f := range t.frames[i+1:] {
 		n, bytes = n+len(f.ops), bytes+int64(f.bytes)
-		if n > maxOps || bytes > maxBytes-64 { // 64 for the envelope
+		if n > maxOps || bytes > maxBytes-envelope {
 			break
 		}
 		parts = append(parts, f.ops)
