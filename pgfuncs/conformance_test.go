@@ -37,7 +37,11 @@ type database struct {
 
 func openDatabase(t testing.TB, opts ...pgtest.Option) database {
 	t.Helper()
-	url := pgtest.New(t, opts...)
+	return openURL(t, pgtest.New(t, opts...))
+}
+
+func openURL(t testing.TB, url string) database {
+	t.Helper()
 	db, err := pgfuncs.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

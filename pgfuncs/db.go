@@ -37,11 +37,19 @@ func Open(ctx context.Context, databaseURL string) (*DB, error) {
 	if !strings.Contains(databaseURL, "pool_max_conns") {
 		config.MaxConns = max(config.MaxConns, minConns)
 	}
+	config.AfterConnect = hideOtherSchemas
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	return &DB{pool: pool}, nil
+}
+
+// hideOtherSchemas keeps names and operators in statements from meaning what somebody has put into another
+// schema of the search_path. A statement and not a parameter of the connection, which poolers refuse.
+func hideOtherSchemas(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `set search_path = pg_catalog, pg_temp`)
+	return err
 }
 
 // Close closes all connections and waits for the ones in use.

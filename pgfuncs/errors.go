@@ -17,6 +17,10 @@ var (
 	// ErrNewerSchema is reported where the database was migrated by a newer version, which this one
 	// must not touch.
 	ErrNewerSchema = errors.New("the database schema is newer than this version of canopy")
+	// ErrNotGranted is reported where the database role of this connection lacks a right.
+	ErrNotGranted = errors.New("the database role may not do this: canopy migrate grant gives a service's role its rights")
+	// ErrUnknownRole is reported where the database has no such role.
+	ErrUnknownRole = errors.New("the database has no such role")
 	// ErrDamaged is reported where the recorded parents form a cycle, which only a damaged database has.
 	ErrDamaged = errors.New("the room's tree is damaged")
 )
@@ -64,6 +68,8 @@ func domainError(doing string, err error) error {
 		return wire.NewError(wire.CodeInvalidOp, "a value is not JSON that the database accepts")
 	case "23514": // check violation: the constraint names say what is wrong
 		return wire.NewError(wire.CodeBadRequest, "%s", pgErr.ConstraintName)
+	case "42501": // insufficient privilege
+		return fmt.Errorf("%s: %w: %w", doing, ErrNotGranted, pgErr)
 	case "3F000", "42P01": // no such schema, table
 		return fmt.Errorf("%s: %w: %w", doing, ErrNotMigrated, pgErr)
 	}

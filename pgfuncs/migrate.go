@@ -32,7 +32,7 @@ func (db *DB) Migrate(ctx context.Context) ([]MigrationStatus, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
+		return nil, domainError("migrate", err)
 	}
 	return applied, nil
 }
@@ -95,11 +95,16 @@ create table if not exists canopy.installed_functions (
   fingerprint text not null,
   constraint installed_functions_pkey primary key (only_row),
   constraint installed_functions_one_row check (only_row)
+);
+create table if not exists canopy.granted_roles (
+  role    text collate "C" not null,
+  service text collate "C" not null,
+  constraint granted_roles_pkey primary key (role, service)
 )`
 
 func migrate(ctx context.Context, tx pgx.Tx) ([]MigrationStatus, error) {
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, migrationLock); err != nil {
-		return nil, fmt.Errorf("take lock: %w", err)
+	if err := lockMigrations(ctx, tx); err != nil {
+		return nil, err
 	}
 	if _, err := tx.Exec(ctx, createMigrationTables); err != nil {
 		return nil, fmt.Errorf("create migration tables: %w", err)
@@ -126,6 +131,13 @@ func migrate(ctx context.Context, tx pgx.Tx) ([]MigrationStatus, error) {
 	return applied, installFunctions(ctx, tx)
 }
 
+func lockMigrations(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, migrationLock); err != nil {
+		return fmt.Errorf("take lock: %w", err)
+	}
+	return nil
+}
+
 func applyMigration(ctx context.Context, tx pgx.Tx, step sql.Migration) (MigrationStatus, error) {
 	status := MigrationStatus{Version: step.Version, Name: step.Name}
 	if _, err := tx.Exec(ctx, step.SQL); err != nil {
@@ -149,7 +161,12 @@ begin
   end loop;
 end $$`
 
-// installFunctions replaces all functions where any of them differs from this version's.
+// Functions are everybody's to call unless that is taken back. Nobody ever sees them so, since all of it is
+// one transaction.
+const revokeFunctions = `revoke all on all functions in schema canopy from public`
+
+// installFunctions replaces all functions where any of them differs from this version's, and gives the
+// services' roles their rights on them again.
 func installFunctions(ctx context.Context, tx pgx.Tx) error {
 	script, want, err := sql.Functions()
 	if err != nil {
@@ -160,10 +177,13 @@ func installFunctions(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	// Bodies are not checked on creation, since the functions call each other in any order.
-	for _, text := range []string{"set local check_function_bodies = off", dropFunctions, script} {
+	for _, text := range []string{"set local check_function_bodies = off", dropFunctions, script, revokeFunctions} {
 		if _, err := tx.Exec(ctx, text); err != nil {
 			return fmt.Errorf("install functions: %w", err)
 		}
+	}
+	if err := grantAgain(ctx, tx); err != nil {
+		return err
 	}
 	_, err = tx.Exec(ctx, `
 		insert into canopy.installed_functions (fingerprint) values ($1)

@@ -1,6 +1,6 @@
 // Package sql holds Canopy's database code: numbered migrations, which are immutable once released and
 // run once, and stored functions, one per file and named after it, which are dropped and installed
-// again whenever one of them changed.
+// again whenever one of them changed. Beside them are the grants that the role of each service gets.
 //
 // All of Canopy's server-side CRDT logic lives in the functions; start reading at functions/apply.sql.
 package sql
@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-//go:embed migrations/*.sql functions/*.sql
+//go:embed migrations/*.sql functions/*.sql grants/*.sql
 var files embed.FS
 
 // Migration is one numbered step of the schema.
@@ -49,20 +49,44 @@ func Migrations() ([]Migration, error) {
 }
 
 // Functions returns one script that installs every stored function, and a fingerprint that changes
-// whenever one of them does. The functions may refer to one another in any order.
+// whenever one of them or a grant does. The functions may refer to one another in any order.
 func Functions() (script, fingerprint string, err error) {
-	entries, err := fs.ReadDir(files, "functions")
+	script, err = concatenate("functions")
 	if err != nil {
-		return "", "", fmt.Errorf("read embedded functions: %w", err)
+		return "", "", err
+	}
+	grants, err := concatenate("grants")
+	if err != nil {
+		return "", "", err
+	}
+	sum := sha256.Sum256([]byte(script + grants))
+	return script, hex.EncodeToString(sum[:]), nil
+}
+
+func concatenate(dir string) (string, error) {
+	entries, err := fs.ReadDir(files, dir)
+	if err != nil {
+		return "", fmt.Errorf("read embedded %s: %w", dir, err)
 	}
 	var b strings.Builder
 	for _, entry := range entries {
-		text, err := files.ReadFile(path.Join("functions", entry.Name()))
+		text, err := files.ReadFile(path.Join(dir, entry.Name()))
 		if err != nil {
-			return "", "", fmt.Errorf("read embedded functions: %w", err)
+			return "", fmt.Errorf("read embedded %s: %w", dir, err)
 		}
 		b.Write(text)
 	}
-	sum := sha256.Sum256([]byte(b.String()))
-	return b.String(), hex.EncodeToString(sum[:]), nil
+	return b.String(), nil
+}
+
+// Role stands for the role's name in a script of Grants, as it does for psql.
+const Role = `:"role"`
+
+// Grants returns the script that gives a role what a service needs: realtime, bootstrap or tokens.
+func Grants(service string) (string, error) {
+	text, err := files.ReadFile("grants/" + service + ".sql")
+	if err != nil {
+		return "", fmt.Errorf("read embedded grants: %w", err)
+	}
+	return string(text), nil
 }

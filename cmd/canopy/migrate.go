@@ -11,6 +11,8 @@ import (
 type migrateCmd struct {
 	Up     migrateUpCmd     `cmd:"" help:"Apply what is pending. Any number of processes may do so at once."`
 	Status migrateStatusCmd `cmd:"" help:"List migrations and whether they are applied."`
+	Grant  migrateGrantCmd  `cmd:"" help:"Give database roles what their services need, and nothing else."`
+	Revoke migrateRevokeCmd `cmd:"" help:"Take everything from database roles."`
 }
 
 type migrateUpCmd struct {

@@ -29,13 +29,19 @@ func withTokens(t *testing.T) (w *world, key string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.db.Close)
+	return w, w.serveWithTokens(t, w.database, w.database)
+}
+
+// serveWithTokens starts both services, each on its database URL, and makes a key to mint tokens with.
+func (w *world) serveWithTokens(t *testing.T, realtimeDB, bootstrapDB string) (key string) {
+	t.Helper()
 	dir := t.TempDir()
 	key, public := filepath.Join(dir, "key.json"), filepath.Join(dir, "keys.json")
 	w.must("token", "keygen", "-o", key, "--public", public)
-	args := []string{"--addr=127.0.0.1:0", "--database-url", w.database, "--auth-key-file", public, "--auth-audience=canopy", "--json", "--log-level=warn"}
-	w.realtime = serveTokens(t, append([]string{"serve", "realtime"}, args...)...)
-	w.bootstrap = serveTokens(t, append([]string{"serve", "bootstrap"}, args...)...)
-	return w, key
+	args := []string{"--addr=127.0.0.1:0", "--auth-key-file", public, "--auth-audience=canopy", "--json", "--log-level=warn"}
+	w.realtime = serveTokens(t, append([]string{"serve", "realtime", "--database-url", realtimeDB}, args...)...)
+	w.bootstrap = serveTokens(t, append([]string{"serve", "bootstrap", "--database-url", bootstrapDB}, args...)...)
+	return key
 }
 
 // serveTokens runs a service in this process until the test ends, and returns its URL.

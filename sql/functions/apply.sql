@@ -19,7 +19,7 @@ create function canopy.apply(
   p_room text, p_ts uuid[], p_kind smallint[], p_node uuid[], p_parent uuid[], p_order_key text[],
   p_key text[], p_value text[], p_known bigint[],
   out head bigint, out seqs bigint[], out statuses smallint[])
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off

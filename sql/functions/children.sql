@@ -5,7 +5,7 @@
 create function canopy.children(
   p_room_id bigint, p_parent uuid, p_after_key text, p_after_node uuid, p_limit bigint)
 returns table (node uuid, parent uuid, order_key text, children bigint, props json)
-language sql stable
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select n.node, n.parent, n.order_key,

@@ -2,7 +2,7 @@
 -- Locks, errors: none; UNION makes it end even on a damaged tree.
 create function canopy.count_below(p_room_id bigint, p_node uuid)
 returns bigint
-language sql stable
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive below(node) as (

@@ -5,7 +5,7 @@
 -- (rooms_name_valid). Idempotent.
 create function canopy.create_room(p_room text, p_epoch uuid)
 returns setof canopy.rooms
-language sql volatile
+language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   insert into canopy.rooms (name, epoch) values (p_room, p_epoch) on conflict (name) do nothing;

@@ -5,7 +5,7 @@
 create function canopy.issue_token(
   p_token_id text, p_subject text, p_rooms jsonb, p_issued_at timestamptz, p_expires_at timestamptz)
 returns void
-language sql volatile
+language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   delete from canopy.issued_tokens where expires_at < now() - interval '90 days';

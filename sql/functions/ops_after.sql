@@ -2,7 +2,7 @@
 -- Locks: none. Errors: CN404 no such room. Reads three indexes in order and stops at the limit.
 create function canopy.ops_after(p_room text, p_after bigint, p_limit bigint)
 returns setof canopy.ops
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off

@@ -7,7 +7,7 @@
 -- Forgets revocations of tokens that expired more than a day ago, which no leeway reaches.
 create function canopy.revoke_token(p_token_id text, p_foreign boolean)
 returns timestamptz
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -8,7 +8,7 @@ create function canopy.subtree(
   p_room_id bigint, p_node uuid, p_depth bigint, p_after_level bigint, p_after_place bigint, p_limit bigint)
 returns table (
   node uuid, parent uuid, order_key text, children bigint, props json, level bigint, place bigint)
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
