@@ -15,6 +15,7 @@ const chunkLen = 256
 // empty. The element order is the business of the functions given to search.
 type chunked[E any] struct {
 	chunks [][]E
+	only   [1][]E // what chunks is in as long as there is one, so that a short list is a hop less away
 }
 
 // place is a position in a chunked list; it is valid until the next change.
@@ -73,6 +74,8 @@ func (c *chunked[E]) push(e E) {
 	var chunk []E
 	if last >= 0 {
 		chunk = make([]E, 0, chunkLen)
+	} else {
+		c.chunks = c.only[:0]
 	}
 	c.chunks = append(c.chunks, append(chunk, e))
 }

@@ -17,8 +17,7 @@ func (t *Tree) hashAll() {
 	for i := range t.nodes.count {
 		row := t.nodes.at(i)
 		if row.placed() {
-			row.hash = t.placementHash(row)
-			t.digest.State ^= row.hash
+			t.hashPlacement(i, row)
 			t.hashMove(row, row.placement())
 		}
 		for m := range t.past(row) {
@@ -55,12 +54,31 @@ func (t *Tree) hashWrite(n moveop.NodeID, w write) {
 	}
 }
 
-// placementHash is the hash of the row's placement, 0 as long as nobody wants it.
-func (t *Tree) placementHash(row *node) uint64 {
-	if !t.hashing {
-		return 0
+// hashes are the hashes of the placements in the digest, by node, so that they can be taken out of it
+// again. It has pages as nodes has, once somebody wants digests.
+type hashes []*[pageLen]uint64
+
+func (h *hashes) at(i index) *uint64 {
+	for int(i>>pageShift) >= len(*h) {
+		*h = append(*h, new([pageLen]uint64))
 	}
-	return moveop.PlacementHash(row.id, t.nodes.at(row.parent).id, string(t.keys.get(row.key)))
+	return &(*h)[i>>pageShift][i&(pageLen-1)]
+}
+
+// hashPlacement puts the row's placement into the digest.
+func (t *Tree) hashPlacement(n index, row *node) {
+	if t.hashing {
+		hash := moveop.PlacementHash(row.id, t.nodes.at(row.parent).id, string(t.keys.get(row.key)))
+		*t.hashes.at(n) = hash
+		t.digest.State ^= hash
+	}
+}
+
+// unhashPlacement takes the node's placement out of the digest.
+func (t *Tree) unhashPlacement(n index) {
+	if t.hashing {
+		t.digest.State ^= *t.hashes.at(n)
+	}
 }
 
 // countOp counts a new op in.

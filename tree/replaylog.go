@@ -27,7 +27,7 @@ func (l replayLog) Newest() (moveop.Timestamp, error) { return l.t.newestMove, n
 
 func (l replayLog) NamedAsParent(n moveop.NodeID) (bool, error) {
 	row := l.row(n)
-	return row != nil && row.named, nil
+	return row != nil && row.named(), nil
 }
 
 func (l replayLog) ParentBefore(n moveop.NodeID, t moveop.Timestamp) (moveop.NodeID, bool, error) {

@@ -48,13 +48,21 @@ type Tree struct {
 	pasts    pasts
 	timeline timeline
 	version  map[moveop.ReplicaID]*moveop.Timestamp
+	author   author // of the last op
 	digest   moveop.Digest
 	hashing  bool // digest has more than the count
+	hashes   hashes
 
 	newest     moveop.Timestamp // of all ops
 	newestMove moveop.Timestamp
 
 	fresh []int // of check, kept for its memory
+}
+
+// author is a replica and its entry in the version vector.
+type author struct {
+	replica moveop.ReplicaID
+	last    *moveop.Timestamp
 }
 
 // New returns an empty tree: Root and Trash, and nothing below them.
@@ -103,8 +111,8 @@ func statusOf(effective bool) Status {
 // check returns the positions of the ops that are new, in timestamp order, and marks the others as
 // duplicates.
 func (t *Tree) check(ops []moveop.Op, statuses []Status) (fresh []int, err error) {
-	fresh = t.fresh[:0]
-	defer func() { t.fresh = fresh[:0] }()
+	fresh = slices.Grow(t.fresh[:0], len(ops))
+	t.fresh = fresh
 	sorted := true
 	for i := range ops {
 		if err := checkOp(&ops[i]); err != nil {
@@ -177,14 +185,22 @@ func (t *Tree) advance(op *moveop.Op) {
 	if t.newest.Before(op.TS) {
 		t.newest = op.TS
 	}
-	last := t.version[op.TS.Replica()]
-	if last == nil {
-		last = new(moveop.Timestamp)
-		t.version[op.TS.Replica()] = last
-	}
-	if last.Before(op.TS) {
+	if last := t.last(op.TS.Replica()); last.Before(op.TS) {
 		*last = op.TS
 	}
+}
+
+// last is the replica's entry in the version vector. Ops come in runs of one replica's.
+func (t *Tree) last(r moveop.ReplicaID) *moveop.Timestamp {
+	if t.author.last == nil || t.author.replica != r {
+		last := t.version[r]
+		if last == nil {
+			last = new(moveop.Timestamp)
+			t.version[r] = last
+		}
+		t.author = author{r, last}
+	}
+	return t.author.last
 }
 
 // applyNewest applies a move that is newer than all in the log: one walk over current parents
@@ -192,7 +208,7 @@ func (t *Tree) advance(op *moveop.Op) {
 func (t *Tree) applyNewest(op *moveop.Op) (effective bool) {
 	n, p := t.nodes.intern(op.Node), t.nodes.intern(op.Parent)
 	row := t.nodes.at(n)
-	effective = n != p && !(row.named && t.isAbove(n, p))
+	effective = n != p && !(row.named() && t.isAbove(n, p))
 	t.log(op.TS, n, p)
 	t.settle(n, newMove(op.TS, t.keys.add(op.OrderKey), p, effective))
 	return effective
@@ -212,7 +228,7 @@ func (t *Tree) isAbove(n, p index) bool {
 func (t *Tree) log(ts moveop.Timestamp, n, p index) {
 	t.timeline.add(ts, n, moveop.Move)
 	if n != p {
-		t.nodes.at(p).named = true
+		t.nodes.at(p).extend().named = true
 	}
 	if t.newestMove.Before(ts) {
 		t.newestMove = ts
@@ -229,8 +245,7 @@ func (t *Tree) place(n index, m pastMove) {
 	row := t.nodes.at(n)
 	row.ts, row.key, row.parent = m.ts, m.key, m.parent
 	row.prefix = t.keys.prefix(m.key)
-	row.hash = t.placementHash(row)
-	t.digest.State ^= row.hash
+	t.hashPlacement(n, row)
 	siblings := &t.nodes.at(m.parent).extend().children
 	siblings.insert(t.sibling(siblings, n, row), sibling{row.prefix, n})
 }
@@ -243,12 +258,17 @@ func (t *Tree) unplace(n index) {
 	}
 	siblings := &t.nodes.at(row.parent).more.children
 	siblings.remove(t.sibling(siblings, n, row))
-	t.digest.State ^= row.hash
-	row.ts, row.key, row.prefix, row.parent, row.hash = moveop.Timestamp{}, 0, 0, none, 0
+	t.unhashPlacement(n)
+	row.ts, row.key, row.prefix, row.parent = moveop.Timestamp{}, 0, 0, none
 }
 
-// sibling is the place among siblings where n is or belongs. Most keys differ in their prefixes.
+// sibling is the place among siblings where n is or belongs. Most keys differ in their prefixes, and
+// then the list alone answers.
 func (t *Tree) sibling(siblings *chunked[sibling], n index, row *node) place {
+	p := seek(siblings, row.prefix)
+	if s := siblings.at(p); s == nil || s.prefix != row.prefix || s.node == n {
+		return p
+	}
 	return siblings.search(func(s *sibling) bool {
 		if s.prefix != row.prefix {
 			return s.prefix < row.prefix

@@ -69,7 +69,7 @@ var mutants = []mutant{
 		"		t.unplace(n)\n", "		state := t.digest.State\n		t.unplace(n)\n		t.digest.State = state\n", memory),
 	one("tree: ineffective moves name no parent", "tree/tree.go",
 		"	t.log(op.TS, n, p)\n",
-		"	named := t.nodes.at(p).named\n	t.log(op.TS, n, p)\n	t.nodes.at(p).named = named || effective\n", memory),
+		"	named := t.nodes.at(p).named()\n	t.log(op.TS, n, p)\n	t.nodes.at(p).extend().named = named || effective\n", memory),
 	one("tree: a timestamp's replica does not tell ops apart", "tree/timeline.go",
 		"e != nil && e.ts == ts {", "e != nil && [8]byte(e.ts[:8]) == [8]byte(ts[:8]) {", memory),
 	one("tree: the newest op is applied again", "tree/tree.go",
