@@ -3,16 +3,21 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/canopysync/canopy/cmd/canopy/internal/bench"
 )
 
 type benchCmd struct {
-	SQL    benchSQLCmd    `cmd:"" name:"sql" help:"Measure the stored functions on Postgres."`
-	Tree   benchTreeCmd   `cmd:"" help:"Measure the tree in memory."`
-	SQLite benchSQLiteCmd `cmd:"" name:"sqlite" help:"Measure the client's replica on SQLite."`
-	All    benchAllCmd    `cmd:"" help:"Measure everything."`
+	SQL         benchSQLCmd         `cmd:"" name:"sql" help:"Measure the stored functions on Postgres."`
+	Tree        benchTreeCmd        `cmd:"" help:"Measure the tree in memory."`
+	SQLite      benchSQLiteCmd      `cmd:"" name:"sqlite" help:"Measure the client's replica on SQLite."`
+	Relay       benchRelayCmd       `cmd:"" help:"Measure how operations reach the others in a room."`
+	Push        benchPushCmd        `cmd:"" help:"Measure how many operations are committed through sockets."`
+	Connections benchConnectionsCmd `cmd:"" help:"Measure what an idle socket costs."`
+	All         benchAllCmd         `cmd:"" help:"Measure everything."`
+	Load        benchLoadCmd        `cmd:"" hidden:"" help:"The process that makes the load of the others; takes orders on standard input."`
 }
 
 // Help is the command's long help.
@@ -22,6 +27,7 @@ func (*benchCmd) Help() string {
 Examples:
 
     canopy bench tree
+    canopy bench relay --sockets 2000
     canopy bench all --growth > benchmarks.md
     canopy bench sql --nodes 10000 --time 1s`
 }
@@ -46,34 +52,71 @@ type (
 		benchFlags
 		benchDatabaseFlag
 	}
-	benchTreeCmd   struct{ benchFlags }
-	benchSQLiteCmd struct{ benchFlags }
-	benchAllCmd    struct {
-		benchFlags
-		benchDatabaseFlag
-	}
+	benchTreeCmd        struct{ benchFlags }
+	benchSQLiteCmd      struct{ benchFlags }
+	benchRelayCmd       struct{ benchServiceFlags }
+	benchPushCmd        struct{ benchServiceFlags }
+	benchConnectionsCmd struct{ benchServiceFlags }
+	benchAllCmd         struct{ benchServiceFlags }
+	benchLoadCmd        struct{}
 )
+
+// benchServiceFlags are for the measures of the realtime service.
+type benchServiceFlags struct {
+	benchFlags
+	benchDatabaseFlag
+	Sockets int `default:"10000" help:"Idle sockets; other numbers of sockets and writers keep their proportion to it (10000 by default)."`
+}
 
 type measure func(ctx context.Context, cfg bench.Config) (bench.Section, error)
 
 func (c *benchTreeCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "", bench.Tree)
+	return c.run(ctx, env, bench.Config{}, bench.Tree)
 }
 
 func (c *benchSQLCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, c.DatabaseURL, bench.SQL)
+	return c.run(ctx, env, bench.Config{DatabaseURL: c.DatabaseURL}, bench.SQL)
 }
 
 func (c *benchSQLiteCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "", bench.SQLite)
+	return c.run(ctx, env, bench.Config{}, bench.SQLite)
+}
+
+func (c *benchRelayCmd) Run(ctx context.Context, env *Env) error {
+	return c.run(ctx, env, bench.Relay)
+}
+
+func (c *benchPushCmd) Run(ctx context.Context, env *Env) error {
+	return c.run(ctx, env, bench.Push)
+}
+
+func (c *benchConnectionsCmd) Run(ctx context.Context, env *Env) error {
+	return c.run(ctx, env, bench.Connections)
 }
 
 func (c *benchAllCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, c.DatabaseURL, bench.SQL, bench.Tree, bench.SQLite)
+	return c.run(ctx, env, bench.SQL, bench.Tree, bench.SQLite, bench.Relay, bench.Push, bench.Connections)
+}
+
+// run has this program make the load, too.
+func (c *benchServiceFlags) run(ctx context.Context, env *Env, measures ...measure) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	if c.Sockets < 1 {
+		return usagef("--sockets %d: at least 1", c.Sockets)
+	}
+	cfg := bench.Config{DatabaseURL: c.DatabaseURL, Sockets: c.Sockets, Load: []string{self, "bench", "load"}}
+	return c.benchFlags.run(ctx, env, cfg, measures...)
+}
+
+func (*benchLoadCmd) Run(ctx context.Context, env *Env) error {
+	return bench.Load(ctx, env.Stdin, env.Stdout)
 }
 
 // run prints what figures depend on, and then each section when it is there.
-func (c *benchFlags) run(ctx context.Context, env *Env, databaseURL string, measures ...measure) error {
+func (c *benchFlags) run(ctx context.Context, env *Env, cfg bench.Config, measures ...measure) error {
 	if c.Nodes < 1000 {
 		return usagef("--nodes %d: fewer than 1000 show nothing", c.Nodes)
 	}
@@ -94,11 +137,10 @@ func (c *benchFlags) run(ctx context.Context, env *Env, databaseURL string, meas
 	if err != nil {
 		return err
 	}
+	cfg.Nodes, cfg.Time, cfg.Rounds, cfg.Growth, cfg.Dir = c.Nodes, c.Time, c.Count, c.Growth, c.Dir
+	cfg.Progress = &benchProgress{env: env}
 	for _, measure := range measures {
-		section, err := measure(ctx, bench.Config{
-			Nodes: c.Nodes, Time: c.Time, Rounds: c.Count, Growth: c.Growth,
-			DatabaseURL: databaseURL, Dir: c.Dir, Progress: &benchProgress{env: env},
-		})
+		section, err := measure(ctx, cfg)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,11 @@ type Config struct {
 	// DatabaseURL is a database to leave rooms behind in, migrated or empty. Defaults to a private
 	// durable server in a temporary directory.
 	DatabaseURL string
+	// Sockets is the number of idle sockets that are held. Other numbers of sockets and writers keep their
+	// proportion to it. Defaults to 10,000.
+	Sockets int
+	// Load is the command that runs Load in a process of its own. Needed by Relay, Push and Connections.
+	Load []string
 	// Dir is where files are made and removed: its disk is what durable commits wait for. Defaults to
 	// the system's directory for temporary files.
 	Dir string
@@ -56,11 +61,19 @@ func (c Config) withDefaults() Config {
 	if c.Time <= 0 {
 		c.Time = 5 * time.Second
 	}
+	if c.Sockets <= 0 {
+		c.Sockets = defaultSockets
+	}
 	if c.Progress == nil {
 		c.Progress = noProgress{}
 	}
 	return c
 }
+
+const defaultSockets = 10_000
+
+// sockets keeps the proportion of a number of sockets or writers; there are two of them at least.
+func (c *Config) sockets(n int) int { return max(2, n*c.Sockets/defaultSockets) }
 
 // Section is what was measured of one part of the engine.
 type Section struct {
@@ -79,8 +92,9 @@ type Result struct {
 	Engine float64 `json:"engine"`
 	Ratio  float64 `json:"ratio,omitempty"` // Engine / Limit
 	// Target is the greatest good Ratio or, where there is no limit, the greatest good Engine; 0 where
-	// none was set.
+	// none was set. Of a Rate, it is the least good one.
 	Target  float64 `json:"target,omitempty"`
+	Rate    bool    `json:"rate,omitempty"` // more is better
 	Reached bool    `json:"reached"`
 	Rounds  int     `json:"rounds"`
 }
@@ -89,6 +103,7 @@ type Result struct {
 const (
 	nsPerOp      = "ns/op"
 	bytesPerNode = "B/node"
+	nanoseconds  = "ns"
 )
 
 // comparison makes the result of a race of two.
@@ -105,6 +120,18 @@ func absolute(name, unit string, target, engine float64, rounds int) Result {
 	return Result{
 		Name: name, Unit: unit, Engine: engine, Target: target, Reached: target == 0 || engine <= target, Rounds: rounds,
 	}
+}
+
+// rate makes the result of a measure of which more is better: at least target times the limit or, where
+// there is no limit, at least target.
+func rate(name, unit, of string, target float64, limit, engine float64, rounds int) Result {
+	r := Result{Name: name, Unit: unit, Limit: limit, Of: of, Engine: engine, Target: target, Rate: true, Rounds: rounds}
+	r.Reached = engine >= target
+	if limit > 0 {
+		r.Ratio = engine / limit
+		r.Reached = r.Ratio >= target
+	}
+	return r
 }
 
 // Growth is one measure at several sizes.
@@ -144,24 +171,39 @@ const minRounds = 5
 // race runs the contenders in turn and returns the median of each, in nanoseconds an operation, and
 // the number of rounds.
 func (c *Config) race(ctx context.Context, what string, contenders ...contender) ([]float64, int, error) {
+	turns := make([]turn, len(contenders))
+	for i := range contenders {
+		turns[i] = func(ctx context.Context) (float64, time.Duration, error) {
+			d, err := contenders[i].measure(ctx)
+			return float64(d) / float64(contenders[i].ops), d, err
+		}
+	}
+	return c.alternate(ctx, what, turns...)
+}
+
+// turn measures once, and says how long what counts took.
+type turn func(ctx context.Context) (figure float64, took time.Duration, err error)
+
+// alternate takes turns and returns the median figure of each, and the number of rounds.
+func (c *Config) alternate(ctx context.Context, what string, turns ...turn) ([]float64, int, error) {
 	total := int64(c.Time)
 	if c.Rounds > 0 {
 		total = int64(c.Rounds)
 	}
 	c.Progress.Start(what, total)
 	defer c.Progress.End()
-	samples := make([][]float64, len(contenders))
+	samples := make([][]float64, len(turns))
 	var spent time.Duration
 	for round := 0; round == 0 || c.more(round-1, spent); round++ {
 		var took time.Duration
-		for i := range contenders {
-			d, err := contenders[i].measure(ctx)
+		for i, turn := range turns {
+			figure, d, err := turn(ctx)
 			if err != nil {
 				return nil, 0, err
 			}
 			took += d
 			if round > 0 {
-				samples[i] = append(samples[i], float64(d)/float64(contenders[i].ops))
+				samples[i] = append(samples[i], figure)
 			}
 		}
 		if round == 0 {
@@ -173,7 +215,7 @@ func (c *Config) race(ctx context.Context, what string, contenders ...contender)
 		}
 		c.Progress.Add(int64(took))
 	}
-	medians := make([]float64, len(contenders))
+	medians := make([]float64, len(turns))
 	for i := range samples {
 		medians[i] = median(samples[i])
 	}

@@ -3,16 +3,29 @@ package bench_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/canopysync/canopy/cmd/canopy/internal/bench"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+// TestMain is the load process too, where it is told so.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "load" {
+		if err := bench.Load(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	pgtest.Main(m)
+}
 
 // pieces notes what was worked on.
 type pieces struct {
@@ -47,11 +60,17 @@ func TestSections(t *testing.T) {
 		{"tree", bench.Tree, false, 10, 6},
 		{"sqlite", bench.SQLite, false, 3, 1},
 		{"sql", bench.SQL, true, 4, 4},
+		{"relay", bench.Relay, true, 5, 0},
+		{"push", bench.Push, true, 3, 0},
+		{"connections", bench.Connections, true, 2, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			progress := &pieces{}
-			cfg := bench.Config{Nodes: 1000, Rounds: 1, Growth: true, Dir: t.TempDir(), Progress: progress}
+			cfg := bench.Config{
+				Nodes: 1000, Sockets: 200, Rounds: 1, Time: 100 * time.Millisecond, Growth: true,
+				Load: []string{os.Args[0], "load"}, Dir: t.TempDir(), Progress: progress,
+			}
 			if c.database {
 				cfg.DatabaseURL = pgtest.New(t)
 			}
@@ -76,14 +95,21 @@ func TestSections(t *testing.T) {
 func checkFigures(t *testing.T, s bench.Section) {
 	t.Helper()
 	for _, r := range s.Results {
-		within := r.Engine <= r.Target
+		figure := r.Engine
 		if r.Limit > 0 {
-			within = r.Ratio <= r.Target
+			figure = r.Ratio
 			if got := r.Engine / r.Limit; got != r.Ratio {
 				t.Errorf("%s: ratio %v in place of %v", r.Name, r.Ratio, got)
 			}
 		}
-		if r.Engine <= 0 || r.Target <= 0 || r.Rounds < 1 || r.Reached != within {
+		reached := r.Target == 0 || figure <= r.Target
+		if r.Rate {
+			reached = figure >= r.Target
+		}
+		if r.Target == 0 && r.Limit == 0 {
+			t.Errorf("%s is compared with nothing", r.Name)
+		}
+		if r.Engine <= 0 || r.Rounds < 1 || r.Reached != reached {
 			t.Errorf("%s: %+v", r.Name, r)
 		}
 	}
@@ -103,13 +129,34 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// Without enough open files nothing is begun, and the user is told what to do.
+func TestTooFewFiles(t *testing.T) {
+	t.Parallel()
+	_, err := bench.Connections(t.Context(), bench.Config{Sockets: 1 << 40})
+	if err == nil || !strings.Contains(err.Error(), "ulimit -n") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The load process ends with the one that told it what to do, and says what went wrong.
+func TestLoadEnds(t *testing.T) {
+	t.Parallel()
+	if err := bench.Load(t.Context(), strings.NewReader(""), io.Discard); err != nil {
+		t.Error(err)
+	}
+	if err := bench.Load(t.Context(), strings.NewReader("nonsense"), io.Discard); err == nil {
+		t.Error("nonsense was obeyed")
+	}
+}
+
 func TestWrite(t *testing.T) {
 	t.Parallel()
 	s := bench.Section{
 		Name: "sql", Engine: "PostgreSQL 15",
 		Results: []bench.Result{
 			{Name: "moves", Unit: "ns/op", Of: "rows", Limit: 400, Engine: 1600, Ratio: 4, Target: 5, Reached: true, Rounds: 7},
-			{Name: "heap", Unit: "B/node", Engine: 250, Target: 200, Rounds: 3},
+			{Name: "heap", Unit: "B/node", Engine: 12_250, Target: 200, Rounds: 3},
+			{Name: "sent", Unit: "frames/s", Of: "others", Limit: 4000, Engine: 3000, Ratio: 0.75, Target: 0.7, Rate: true, Reached: true, Rounds: 5},
 		},
 		Growth: []bench.Growth{{
 			Name: "a move", Of: "depth", Unit: "ns/op", Expect: "constant",
@@ -125,7 +172,8 @@ func TestWrite(t *testing.T) {
 | measure | compared with | limit  | engine   | times the limit | target     | reached | rounds |
 |---------|---------------|--------|----------|-----------------|------------|---------|--------|
 | moves   | rows          | 400 ns | 1.6 µs   | 4×              | ≤ 5×       | yes     | 7      |
-| heap    |               |        | 250 B/node |               | ≤ 200 B/node | no    | 3      |
+| heap    |               |        | 12,250 B/node |            | ≤ 200 B/node | no    | 3      |
+| sent    | others        | 4,000 frames/s | 3,000 frames/s | 0.75× | ≥ 0.70× | yes | 5      |
 
 a move, by depth (to be: constant):
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ type database struct {
 	db      *pgfuncs.DB
 	pool    *pgxpool.Pool
 	version string
+	dir     string       // for files, removed at the end
 	private func() error // stops and removes a server of our own
 }
 
@@ -32,9 +34,12 @@ func openDatabase(ctx context.Context, c *Config) (d *database, err error) {
 			err = errors.Join(err, d.close(ctx))
 		}
 	}()
+	if d.dir, err = os.MkdirTemp(c.Dir, "canopy-bench-"); err != nil {
+		return d, err
+	}
 	url := c.DatabaseURL
 	if url == "" {
-		if url, err = d.start(ctx, c.Dir); err != nil {
+		if url, err = d.start(ctx); err != nil {
 			return d, err
 		}
 	}
@@ -57,14 +62,11 @@ func openDatabase(ctx context.Context, c *Config) (d *database, err error) {
 }
 
 // start runs a private server, with the settings of production.
-func (d *database) start(ctx context.Context, parent string) (url string, err error) {
-	dir, err := os.MkdirTemp(parent, "canopy-bench-")
-	if err != nil {
-		return "", err
-	}
+func (d *database) start(ctx context.Context) (url string, err error) {
+	dir := filepath.Join(d.dir, "postgres")
 	server, err := localpg.Start(ctx, localpg.Config{DataDir: dir})
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("start Postgres: %w", err), os.RemoveAll(dir))
+		return "", fmt.Errorf("start Postgres: %w", err)
 	}
 	d.private = func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
@@ -86,7 +88,11 @@ func (d *database) close(ctx context.Context) error {
 	if d.db != nil {
 		d.db.Close()
 	}
-	return errors.Join(err, d.private())
+	err = errors.Join(err, d.private())
+	if d.dir != "" {
+		err = errors.Join(err, os.RemoveAll(d.dir))
+	}
+	return err
 }
 
 func (d *database) exec(ctx context.Context, sql string, args ...any) error {

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,6 +45,9 @@ func (r Result) row() []string {
 	}
 	if r.Target > 0 {
 		row[5], row[6] = "≤ "+target, "no"
+		if r.Rate {
+			row[5] = "≥ " + target
+		}
 		if r.Reached {
 			row[6] = "yes"
 		}
@@ -61,10 +65,10 @@ func (g Growth) rows() [][]string {
 	return rows
 }
 
-// quantity writes a figure with three digits that count; for an operation, with its rate.
+// quantity writes a figure; a time with three digits that count.
 func quantity(v float64, unit string) string {
-	if unit != nsPerOp {
-		return fmt.Sprintf("%.0f %s", v, unit)
+	if unit != nsPerOp && unit != nanoseconds {
+		return count(int(math.Round(v))) + " " + unit
 	}
 	d := time.Duration(v)
 	switch {
@@ -81,6 +85,9 @@ func quantity(v float64, unit string) string {
 }
 
 func times(v float64) string {
+	if v < 1 {
+		return fmt.Sprintf("%.2f×", v)
+	}
 	if v < 100 {
 		return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + "×"
 	}
