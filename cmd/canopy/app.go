@@ -23,8 +23,11 @@ type Env struct {
 
 // grammar is the command line.
 type grammar struct {
+	ConfigFile string `name:"config" placeholder:"FILE" help:"Settings from this file, of which canopy config default prints one ($CANOPY_CONFIG)."`
+
 	Dev      devCmd      `cmd:"" group:"services" help:"Run both services and a private Postgres, for development."`
 	Serve    serveCmd    `cmd:"" group:"services" help:"Run one service on a database."`
+	Config   configCmd   `cmd:"" group:"services" help:"Check a configuration file, or print one."`
 	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
 	Token    tokenCmd    `cmd:"" group:"services" help:"Make keys; issue, inspect, list and revoke tokens."`
 	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes."`
@@ -40,7 +43,7 @@ type grammar struct {
 
 const description = `Canopy is a collaboration backend for tree-shaped documents.
 
-Every flag that names an environment variable takes its value from there unless it is given.
+Every flag that names an environment variable takes its value from there unless it is given, and otherwise from the file of --config.
 
 Exit codes: 0 done, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted.`
 
@@ -75,7 +78,8 @@ func run(ctx context.Context, env *Env, args []string) (code int) {
 type exitRequest int
 
 func newParser(ctx context.Context, env *Env) (*kong.Kong, error) {
-	return kong.New(new(grammar),
+	g := new(grammar)
+	return kong.New(g,
 		kong.Name("canopy"),
 		kong.Description(description),
 		kong.ExplicitGroups([]kong.Group{
@@ -87,11 +91,37 @@ func newParser(ctx context.Context, env *Env) (*kong.Kong, error) {
 		kong.Vars(defaults),
 		kong.Writers(env.Stdout, env.Stderr),
 		kong.Exit(func(code int) { panic(exitRequest(code)) }),
-		kong.Resolvers(environment(env)),
 		kong.ValueFormatter(helpWithVariable),
-		kong.Bind(env),
+		kong.Bind(env, g),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 	)
+}
+
+// configPath is the configuration file, empty for none.
+func (g *grammar) configPath(env *Env) string {
+	if g.ConfigFile != "" {
+		return g.ConfigFile
+	}
+	path, _ := env.LookupEnv("CANOPY_CONFIG")
+	return path
+}
+
+// BeforeResolve says where flags that are not given have their values from: of the last source that knows one.
+func (g *grammar) BeforeResolve(parsed *kong.Context, env *Env) error {
+	for _, trace := range parsed.Path {
+		if trace.Flag != nil && trace.Flag.Name == "config" {
+			g.ConfigFile, _ = parsed.FlagValue(trace.Flag).(string)
+		}
+	}
+	if path := g.configPath(env); path != "" {
+		file, err := loadConfig(path, parsed.Model)
+		if err != nil {
+			return err
+		}
+		parsed.AddResolver(file)
+	}
+	parsed.AddResolver(environment(env))
+	return nil
 }
 
 // environment takes flags that were not given from the variable that their tag envar names. Kong's own

@@ -118,32 +118,6 @@ func TestAVariableBelongsToOneFlag(t *testing.T) {
 	})
 }
 
-func TestFlagsGoBeforeTheEnvironmentBeforeDefaults(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		env  map[string]string
-		args []string
-		want string
-	}{
-		{nil, nil, "127.0.0.1:8420"},
-		{map[string]string{"CANOPY_REALTIME_URL": ""}, nil, "127.0.0.1:8420"},
-		{map[string]string{"CANOPY_REALTIME_URL": "http://env.invalid:1"}, nil, "env.invalid:1"},
-		{map[string]string{"CANOPY_REALTIME_URL": "http://env.invalid:1"}, []string{"--realtime-url=http://flag.invalid:2"}, "flag.invalid:2"},
-	} {
-		parser, err := newParser(t.Context(), &Env{LookupEnv: func(name string) (string, bool) { v, ok := tt.env[name]; return v, ok }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, err := parser.Parse(append([]string{"room", "stats", "r"}, tt.args...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := ctx.Selected().Target.Addr().Interface().(*roomStatsCmd).RealtimeURL; got != "http://"+tt.want {
-			t.Errorf("%v %v: %s", tt.env, tt.args, got)
-		}
-	}
-}
-
 func TestARequiredFlagMayComeFromTheEnvironment(t *testing.T) {
 	t.Parallel()
 	r := command(t.Context(), nil, map[string]string{"CANOPY_DATABASE_URL": "postgres://127.0.0.1:1/x?connect_timeout=2"}, "migrate", "status")

@@ -129,10 +129,11 @@ func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime
 
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
-		cfg := realtime.Config{Store: db, Logger: c.logger(env), AllowedOrigins: c.AllowOrigin, Registry: newRegistry()}
-		if err := c.apply(&cfg); err != nil {
+		cfg, err := c.config(env)
+		if err != nil {
 			return err
 		}
+		cfg.Store = db
 		if c.Hints == "postgres" {
 			cfg.Hints = db.Hints(pgfuncs.HintsConfig{Logger: cfg.Logger})
 		}
@@ -143,6 +144,12 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 		}
 		return s.Serve(ctx, ln)
 	})
+}
+
+// config is what the flags alone decide.
+func (c *serveRealtimeCmd) config(env *Env) (realtime.Config, error) {
+	cfg := realtime.Config{Logger: c.logger(env), AllowedOrigins: c.AllowOrigin, Registry: newRegistry()}
+	return cfg, c.apply(&cfg)
 }
 
 type serveBootstrapCmd struct {
@@ -158,11 +165,8 @@ func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstr
 
 func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
-		cfg := bootstrap.Config{
-			Source: db, Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots,
-			SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes,
-		}
-		cfg.Registry = newRegistry()
+		cfg := c.config(env)
+		cfg.Source = db
 		if gate != nil {
 			cfg.Authorize = gate.mayRead
 		}
@@ -172,4 +176,11 @@ func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 		}
 		return s.Serve(ctx, ln)
 	})
+}
+
+// config is what the flags alone decide.
+func (c *serveBootstrapCmd) config(env *Env) bootstrap.Config {
+	return bootstrap.Config{
+		Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots, SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes, Registry: newRegistry(),
+	}
 }
