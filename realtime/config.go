@@ -56,6 +56,10 @@ type Store interface {
 	// Subtree reads everything below node, at most depth levels down (0: all of them).
 	Subtree(ctx context.Context, room string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error)
 	Stats(ctx context.Context, room string) (wire.Stats, error)
+	// Buckets reads the parts of a span of the log.
+	Buckets(ctx context.Context, room string, span wire.Span) (wire.Buckets, error)
+	// OpsBetween returns at most limit ops with after < ts ≤ last, in timestamp order.
+	OpsBetween(ctx context.Context, room string, after, last moveop.Timestamp, limit int) ([]moveop.Op, error)
 }
 
 // Hints carries word of commits between the processes that serve one database, so that they need not

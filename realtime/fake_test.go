@@ -209,3 +209,31 @@ func (f *fakeStore) Stats(_ context.Context, name string) (wire.Stats, error) {
 	}
 	return wire.Stats{Room: name, Epoch: r.Epoch, Head: r.Head, MinSeq: r.MinSeq, Ops: r.Digest.Ops, Digest: r.Digest}, nil
 }
+
+func (f *fakeStore) Buckets(_ context.Context, name string, span wire.Span) (wire.Buckets, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return wire.Buckets{}, err
+	}
+	tally := wire.Tally{}
+	for _, op := range r.ops {
+		if span.Contains(op.TS) {
+			tally.Add(wire.SpanOf(op.TS, len(span)+2), wire.Count{Ops: 1, Log: op.LogHash()})
+		}
+	}
+	return wire.Buckets{Epoch: r.Epoch, Seq: r.Head, Buckets: tally.Buckets()}, nil
+}
+
+func (f *fakeStore) OpsBetween(_ context.Context, name string, after, last moveop.Timestamp, limit int) ([]moveop.Op, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.room(name)
+	if err != nil {
+		return nil, err
+	}
+	ops := slices.DeleteFunc(slices.Clone(r.ops), func(op moveop.Op) bool { return !after.Before(op.TS) || last.Before(op.TS) })
+	slices.SortFunc(ops, func(a, b moveop.Op) int { return a.TS.Compare(b.TS) })
+	return ops[:min(limit, len(ops))], nil
+}

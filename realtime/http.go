@@ -28,6 +28,8 @@ func (s *Server) routes() http.Handler {
 	get("/v1/rooms/:room/children", s.inRoom(s.getChildren))
 	get("/v1/rooms/:room/subtree", s.inRoom(s.getSubtree))
 	get("/v1/rooms/:room/stats", s.inRoom(s.getStats))
+	get("/v1/rooms/:room/buckets", s.inRoom(s.getBuckets))
+	get("/v1/rooms/:room/buckets/ops", s.inRoom(s.getBucketOps))
 	e.POST("/v1/rooms/:room/ops", s.route("/v1/rooms/:room/ops", s.inRoom(s.postOps)))
 	get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
 	get("/readyz", s.readyz)

@@ -1,0 +1,77 @@
+package realtime
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// getBuckets answers with a level of the log's Merkle tree.
+func (s *Server) getBuckets(w http.ResponseWriter, r *http.Request, room string) {
+	span, ok := s.readSpan(w, r, room)
+	if !ok {
+		return
+	}
+	buckets, err := s.cfg.Store.Buckets(r.Context(), room, span)
+	if err != nil {
+		failRoom(w, s.storeError(s.cfg.Logger, "read buckets", err))
+		return
+	}
+	writeJSON(w, http.StatusOK, buckets)
+}
+
+// getBucketOps streams the ops of a span in timestamp order, one a line. Where the log fails on the way the
+// answer is cut off.
+func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room string) {
+	span, ok := s.readSpan(w, r, room)
+	if !ok {
+		return
+	}
+	if _, err := s.cfg.Store.Room(r.Context(), room); err != nil {
+		failRoom(w, s.storeError(s.cfg.Logger, "read room", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	if err := s.streamSpan(r.Context(), room, span, json.NewEncoder(w)); err != nil {
+		panic(http.ErrAbortHandler) // the peer must not take the part for the whole
+	}
+}
+
+func (s *Server) streamSpan(ctx context.Context, room string, span wire.Span, lines *json.Encoder) error {
+	after, chunk := span.First(), newChunk(s.cfg.Limits)
+	for {
+		ops, err := s.cfg.Store.OpsBetween(ctx, room, after, span.Last(), chunk.n)
+		if err != nil {
+			return s.storeError(s.cfg.Logger, "read ops", err)
+		}
+		for i := range ops {
+			if err := lines.Encode(ops[i]); err != nil {
+				return err // the peer is gone
+			}
+		}
+		if len(ops) < chunk.n {
+			return nil
+		}
+		chunk.adapt(ops)
+		after = ops[len(ops)-1].TS
+	}
+}
+
+// readSpan is what a request asks about. Where it may not, or asks for what is none, it is answered.
+func (s *Server) readSpan(w http.ResponseWriter, r *http.Request, room string) (wire.Span, bool) {
+	if !s.mayRead(w, r, room) {
+		return "", false
+	}
+	q, err := parseQuery(r)
+	if err == nil {
+		var span wire.Span
+		if span, err = wire.ParseSpan(q.Get("prefix")); err == nil {
+			return span, true
+		}
+	}
+	fail(w, wire.AsError(err))
+	return "", false
+}

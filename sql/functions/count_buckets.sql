@@ -1,0 +1,44 @@
+-- count_buckets: counts operations that were logged since the last call into the room's buckets.
+-- Arguments: room, at most how many operations: a long log is counted in several transactions.
+-- Result: the seq up to which operations are counted now.
+-- Locks: the room's row of log_bucket_heads; applying goes on beside it, since what has a seq up to the
+-- head is committed and stays as it is. Errors: CN404 no such room. Idempotent.
+create function canopy.count_buckets(p_room text, p_limit bigint)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  v_room_id bigint;
+  v_head    bigint;
+  v_from    bigint;
+  v_to      bigint;
+begin
+  select r.room_id, r.head into v_room_id, v_head from canopy.rooms r where r.name = p_room;
+  if not found then
+    raise exception 'there is no room %', p_room using errcode = 'CN404';
+  end if;
+  insert into canopy.log_bucket_heads (room_id) values (v_room_id) on conflict do nothing;
+  select h.seq into v_from from canopy.log_bucket_heads h where h.room_id = v_room_id for update;
+  v_to := least(v_head, v_from + p_limit);
+  if v_to <= v_from then
+    return v_from;
+  end if;
+
+  insert into canopy.log_buckets as b (room_id, bucket, ops, digest)
+  select v_room_id, canopy.bucket_of(o.ts), count(*),
+         bit_xor(canopy.log_hash(o.kind, o.ts, o.node, o.parent, o.order_key, o.key, o.value::text))
+    from canopy.ops o
+   where o.room_id = v_room_id
+     and o.seq > v_from
+     and o.seq <= v_to
+   group by canopy.bucket_of(o.ts)
+  on conflict (room_id, bucket) do update
+     set ops = b.ops + excluded.ops,
+         digest = b.digest # excluded.digest;
+  update canopy.log_bucket_heads set seq = v_to where room_id = v_room_id;
+  return v_to;
+end $$;
