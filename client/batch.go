@@ -15,8 +15,9 @@ type batchLog struct {
 	moveLog
 	nodes   map[moveop.NodeID]*nodeRow
 	named   map[moveop.NodeID]bool
-	dirty   []moveop.NodeID // rows of nodes to write
-	history []any           // rows of ops to write, see historyBulk
+	dirty   []moveop.NodeID        // rows of nodes to write
+	history []any                  // rows of ops to write, see historyBulk
+	parents map[moveop.NodeID]bool // that these name
 }
 
 var _ tree.Log = (*batchLog)(nil)
@@ -34,7 +35,7 @@ var (
 		SELECT b.node, n.node IS NOT NULL, coalesce(n.parent, zeroblob(16)), coalesce(n.order_key, ''),
 			coalesce(n.ts, zeroblob(16)), coalesce(n.seq, 0), coalesce(n.known, 0), n.cause,
 			EXISTS (SELECT 1 FROM nodes WHERE parent = b.node)
-				OR EXISTS (SELECT 1 FROM ops WHERE kind = 1 AND parent = b.node) AS named
+				OR EXISTS (SELECT 1 FROM named p WHERE p.node = b.node) AS named
 		FROM batch b LEFT JOIN nodes n ON n.node = b.node
 		WHERE n.node IS NOT NULL OR named`)
 
@@ -44,6 +45,8 @@ var (
 
 	historyBulk = newBulk(`INSERT INTO ops
 		(ts, kind, node, parent, order_key, key, value, seq, known, cause, effective) VALUES `, 11, "")
+
+	namedBulk = newBulk("INSERT INTO named (node) VALUES ", 1, " ON CONFLICT DO NOTHING")
 )
 
 // batchSize bounds the memory that a batch takes, in operations.
@@ -53,7 +56,10 @@ const batchSize = 4096
 func (t *txn) addMoves(moves []moveop.Op) error {
 	slices.SortFunc(moves, func(a, b moveop.Op) int { return a.TS.Compare(b.TS) })
 	for batch := range slices.Chunk(moves, batchSize) {
-		l := &batchLog{moveLog: moveLog{t}, nodes: map[moveop.NodeID]*nodeRow{}, named: map[moveop.NodeID]bool{}}
+		l := &batchLog{
+			moveLog: moveLog{t}, nodes: map[moveop.NodeID]*nodeRow{}, named: map[moveop.NodeID]bool{},
+			parents: map[moveop.NodeID]bool{},
+		}
 		if err := l.lookUp(batch); err != nil {
 			return err
 		}
@@ -118,7 +124,15 @@ func (l *batchLog) flush() error {
 		return err
 	}
 	args, l.history = l.history, nil
-	return l.execBulk(historyBulk, args)
+	if err := l.execBulk(historyBulk, args); err != nil {
+		return err
+	}
+	args = args[:0]
+	for n := range l.parents {
+		args = append(args, n[:])
+	}
+	clear(l.parents)
+	return l.execBulk(namedBulk, args)
 }
 
 // NamedAsParent implements tree.Log.
@@ -215,6 +229,7 @@ func (l *batchLog) Add(op moveop.Op, effective bool) error {
 func (l *batchLog) remember(n moveop.NodeID, p placement, effective bool) {
 	l.history = append(l.history, p.ts[:], int(moveop.Move), n[:], p.parent[:], p.orderKey, nil, nil,
 		p.seq, p.known, orNull(p.cause), effective)
+	l.parents[p.parent] = true
 }
 
 // SetEffective implements tree.Log.

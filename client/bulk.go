@@ -12,7 +12,7 @@ type bulk struct {
 	queries [len(bulkSizes)]string
 }
 
-var bulkSizes = [...]int{128, 16, 1}
+var bulkSizes = [...]int{128, 16, 2, 1}
 
 // newBulk makes the statements: head, then as many rows of parameters as there are, then tail.
 func newBulk(head string, columns int, tail string) *bulk {

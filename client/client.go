@@ -37,8 +37,9 @@ type Options struct {
 	Synchronous Synchronous
 
 	// UndoLimit bounds the history of Undo, in changes: each node placed and each property written by
-	// one step counts once. The oldest steps are forgotten first; an edit with more changes than that
-	// cannot be undone, and empties the history. Defaults to 10,000; negative means to keep none.
+	// one step counts once. The oldest steps are forgotten first, a sixteenth of the history at a time; an
+	// edit with more changes than the limit cannot be undone, and empties the history. Defaults to
+	// 10,000; negative means to keep none.
 	UndoLimit int
 	// UndoPause joins edits that follow each other within this time into one step of Undo. Zero means
 	// that each Edit is a step.

@@ -63,7 +63,7 @@ func (e *engine) Close() error {
 	return e.store.update(context.Background(), Remote, func(t *txn) error {
 		t.meta = meta{room: t.meta.room, replica: t.meta.replica, version: t.meta.version}
 		t.store.startClock(&t.meta)
-		return t.script("DELETE FROM nodes", "DELETE FROM vals", "DELETE FROM ops")
+		return t.script("DELETE FROM nodes", "DELETE FROM vals", "DELETE FROM ops", "DELETE FROM named")
 	})
 }
 

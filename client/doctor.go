@@ -169,6 +169,8 @@ var rules = []struct {
 		LEFT JOIN nodes n ON n.node = o.node WHERE o.kind = 1 AND o.effective AND (n.node IS NULL OR n.ts <= o.ts)`},
 	{CheckLog, "writes are newer than the value of their property", `SELECT count(*) FROM ops o
 		LEFT JOIN vals v ON v.node = o.node AND v.key = o.key WHERE o.kind = 2 AND (v.node IS NULL OR v.ts <= o.ts)`},
+	{CheckLog, "parents of former moves are not noted", `SELECT count(*) FROM ops o
+		WHERE o.kind = 1 AND NOT EXISTS (SELECT 1 FROM named p WHERE p.node = o.parent)`},
 	{CheckLog, "operations share a timestamp", `SELECT count(*) - count(DISTINCT ts) FROM
 		(SELECT ts FROM nodes UNION ALL SELECT ts FROM vals UNION ALL SELECT ts FROM ops)`},
 	{CheckLog, "operations share a seq", `SELECT count(*) - count(DISTINCT seq) FROM

@@ -83,6 +83,7 @@ func TestDoctorRepairs(t *testing.T) {
 		"seq twice":          {`UPDATE nodes SET seq = 1`, client.CheckLog},
 		"seq out of reach":   {`UPDATE nodes SET seq = 1000000 WHERE seq = 1`, client.CheckLog},
 		"timestamp twice":    {`UPDATE nodes SET ts = (SELECT ts FROM vals WHERE seq > 0)`, client.CheckLog},
+		"parent forgotten":   {`DELETE FROM named`, client.CheckLog},
 		"clock":              {`UPDATE meta SET newest = zeroblob(16)`, client.CheckLog},
 		"pending write lost": {`DELETE FROM vals WHERE seq = 0`, client.CheckOutbox},
 		"pending move lost":  {`DELETE FROM nodes WHERE seq = 0`, client.CheckOutbox},
@@ -174,6 +175,30 @@ func TestDoctorCompares(t *testing.T) {
 	wantTitles(t, c, "other")
 }
 
+// damage overwrites the first page of a table or index in a file that is not open.
+func damage(t *testing.T, path, name string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page, size int64
+	err = db.QueryRow(`SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = ?`, name).Scan(&page, &size)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteAt(make([]byte, size), (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A damaged page is found, and what can be read besides is examined all the same. What is pending is
 // saved even where the file cannot be repaired.
 func TestDoctorDamagedPage(t *testing.T) {
@@ -186,21 +211,7 @@ func TestDoctorDamagedPage(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := file.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const page = 4096
-	if _, err := file.WriteAt(make([]byte, page), info.Size()/page/2*page); err != nil {
-		t.Fatal(err)
-	}
-	if err := file.Close(); err != nil {
-		t.Fatal(err)
-	}
+	damage(t, path, "nodes_children_a")
 	c = open(t, path, client.Options{})
 	edit(t, c, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", "pending") })
 	d := doctor(t, c)

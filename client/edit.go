@@ -14,6 +14,7 @@ type Tx struct {
 	View
 	t    *txn
 	undo recorder
+	seen moveop.NodeID // is there; saves asking again
 }
 
 // Edit runs fn in one transaction: all of what it does is visible at once and kept (see
@@ -68,67 +69,73 @@ func (tx *Tx) CreateRun(parent moveop.NodeID, at Position, n int) ([]moveop.Node
 		if nodes[i], err = moveop.NewNodeID(tx.t.store.now().UnixMilli(), tx.t.store.random); err != nil {
 			return nil, err
 		}
-		if err := tx.put(nodes[i], parent, keys[i], version{}); err != nil {
+		if err := tx.put(nodes[i], parent, keys[i], placement{}); err != nil {
 			return nil, err
 		}
 	}
+	tx.seen = nodes[n-1]
 	return nodes, nil
 }
 
 // Move takes a node, with everything below it, to a position under parent. Moving it to where it is
 // does nothing. The error is ErrCycle where parent is the node itself or below it.
 func (tx *Tx) Move(id, parent moveop.NodeID, at Position) error {
-	n, err := tx.movable(id)
+	now, err := tx.movable(id)
 	if err != nil {
 		return err
 	}
-	if err := tx.mustExist(parent); err != nil {
-		return err
-	}
-	if n.Parent != parent {
+	return tx.move(id, now, parent, at)
+}
+
+// move is Move of a node of which it is known where it is.
+func (tx *Tx) move(id moveop.NodeID, now placement, parent moveop.NodeID, at Position) error {
+	if now.parent != parent {
+		if err := tx.mustExist(parent); err != nil {
+			return err
+		}
 		if err := tx.mustNotBeAbove(id, parent); err != nil {
 			return err
 		}
 	}
 	gap, err := tx.gap(parent, at, id)
-	if err != nil || n.Parent == parent && gap.holds(n.Cursor()) {
+	if err != nil || now.parent == parent && gap.holds(Cursor{now.orderKey, id}) {
 		return err
 	}
 	keys, err := tx.makeRoom(gap, 1)
 	if err != nil {
 		return err
 	}
-	return tx.place(id, parent, keys[0])
+	return tx.put(id, parent, keys[0], now)
 }
 
 // Reorder takes a node to another position under its parent.
 func (tx *Tx) Reorder(id moveop.NodeID, at Position) error {
-	n, err := tx.movable(id)
+	now, err := tx.movable(id)
 	if err != nil {
 		return err
 	}
-	return tx.Move(id, n.Parent, at)
+	return tx.move(id, now, now.parent, at)
 }
 
 // Delete takes a node, with everything below it, to the end of Trash. Deleting what was deleted
 // itself does nothing.
 func (tx *Tx) Delete(id moveop.NodeID) error {
-	n, err := tx.movable(id)
-	if err != nil || n.Parent == moveop.Trash {
+	now, err := tx.movable(id)
+	if err != nil || now.parent == moveop.Trash {
 		return err
 	}
-	return tx.Move(id, moveop.Trash, Last)
+	return tx.move(id, now, moveop.Trash, Last)
 }
 
 // Restore takes a deleted node back to where it was, or, where that place is deleted or gone itself,
 // to the end of Root. Restoring what is not deleted does nothing; for what is only below something
 // deleted the error is ErrInsideDeleted.
 func (tx *Tx) Restore(id moveop.NodeID) error {
-	n, err := tx.movable(id)
+	now, err := tx.movable(id)
 	if err != nil {
 		return err
 	}
-	if n.Parent != moveop.Trash {
+	if now.parent != moveop.Trash {
 		deleted, err := tx.IsDeleted(id)
 		if err == nil && deleted {
 			err = fmt.Errorf("%w: %s", ErrInsideDeleted, id)
@@ -147,9 +154,9 @@ func (tx *Tx) Restore(id moveop.NodeID) error {
 		}
 	}
 	if !ok {
-		return tx.Move(id, moveop.Root, Last)
+		return tx.move(id, now, moveop.Root, Last)
 	}
-	return tx.place(id, was.Parent, was.OrderKey)
+	return tx.put(id, was.Parent, was.OrderKey, now)
 }
 
 // reachable reports whether a node is in the visible tree. Nothing below a deleted node is.
@@ -202,17 +209,17 @@ func (tx *Tx) place(id, parent moveop.NodeID, orderKey string) error {
 	if err != nil {
 		return err
 	}
-	return tx.put(id, parent, orderKey, now.version())
+	return tx.put(id, parent, orderKey, now)
 }
 
-// put is place for a node of which it is known where it was.
-func (tx *Tx) put(id, parent moveop.NodeID, orderKey string, was version) error {
+// put is place for a node of which it is known where it is.
+func (tx *Tx) put(id, parent moveop.NodeID, orderKey string, now placement) error {
 	op := moveop.Op{Kind: moveop.Move, Node: id, Parent: parent, OrderKey: orderKey}
 	if err := tx.stamp(&op); err != nil {
 		return err
 	}
-	tx.undo.record(&op, was)
-	return moveLog{tx.t}.Add(op, true)
+	tx.undo.record(&op, now.version())
+	return moveLog{tx.t}.append(&op, now)
 }
 
 // stamp completes an operation, checks it and puts it into the outbox. The clock is ahead of
@@ -231,27 +238,38 @@ func (tx *Tx) stamp(op *moveop.Op) (err error) {
 	return tx.t.queue(op)
 }
 
-// movable returns a node that may be moved.
-func (tx *Tx) movable(id moveop.NodeID) (Node, error) {
+// movable returns where a node is that may be moved.
+func (tx *Tx) movable(id moveop.NodeID) (placement, error) {
 	if id.IsReserved() {
-		return Node{}, ErrReserved
+		return placement{}, ErrReserved
 	}
-	return tx.Node(id)
+	now, ok, err := tx.t.placement(id)
+	if err == nil && !ok {
+		err = unknownNode(id)
+	}
+	return now, err
 }
 
 func (tx *Tx) mustExist(id moveop.NodeID) error {
-	if id.IsReserved() {
+	if id.IsReserved() || id == tx.seen {
 		return nil
 	}
-	_, err := tx.Node(id)
-	return err
+	if _, err := tx.Node(id); err != nil {
+		return err
+	}
+	tx.seen = id
+	return nil
 }
 
+// mustNotBeAbove lets through what can be, without a walk where nothing is below id.
 func (tx *Tx) mustNotBeAbove(id, below moveop.NodeID) error {
 	above := id == below
 	if !above {
-		var err error
-		if above, err = tx.t.isAbove(id, below); err != nil {
+		parent, err := tx.t.isParent(id)
+		if err == nil && parent {
+			above, err = tx.t.isAbove(id, below)
+		}
+		if err != nil {
 			return err
 		}
 	}

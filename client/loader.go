@@ -110,7 +110,7 @@ func (l *loader) index(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return s.script(fillNamed(draftPrefix))
 	})
 }
 

@@ -49,7 +49,7 @@ func (l moveLog) Newest() (moveop.Timestamp, error) { return l.meta.newest, nil 
 // NamedAsParent implements tree.Log.
 func (l moveLog) NamedAsParent(n moveop.NodeID) (named bool, err error) {
 	_, err = l.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?1)
-		OR EXISTS (SELECT 1 FROM ops WHERE kind = 1 AND parent = ?1)`, []any{n[:]}, &named)
+		OR EXISTS (SELECT 1 FROM named WHERE node = ?1)`, []any{n[:]}, &named)
 	return named, err
 }
 
@@ -123,6 +123,24 @@ func (l moveLog) Add(op moveop.Op, effective bool) error {
 	return l.enter(op.Node, placementOf(&op))
 }
 
+// append adds a move that is effective and later than all in the log; now is where its node is.
+func (l moveLog) append(op *moveop.Op, now placement) error {
+	l.meta.newest = op.TS
+	l.count(op)
+	if now.ts.IsZero() {
+		return l.insertNode(op.Node, placementOf(op))
+	}
+	return l.replace(op.Node, now, placementOf(op))
+}
+
+// replace makes a later move of a node current in place of the one that was.
+func (l moveLog) replace(n moveop.NodeID, was, p placement) error {
+	if err := l.insertMove(n, was, true); err != nil {
+		return err
+	}
+	return l.updateNode(n, was, p)
+}
+
 // enter adds an effective move that is in neither table.
 func (l moveLog) enter(n moveop.NodeID, p placement) error {
 	now, placed, err := l.placement(n)
@@ -134,10 +152,7 @@ func (l moveLog) enter(n moveop.NodeID, p placement) error {
 	case p.ts.Before(now.ts):
 		return l.insertMove(n, p, true)
 	}
-	if err := l.insertMove(n, now, true); err != nil {
-		return err
-	}
-	return l.updateNode(n, now, p)
+	return l.replace(n, now, p)
 }
 
 // SetEffective implements tree.Log.
@@ -206,7 +221,10 @@ func (l moveLog) insertMove(n moveop.NodeID, p placement, effective bool) error 
 	_, err := l.exec(`INSERT INTO ops (ts, kind, node, parent, order_key, seq, known, cause, effective)
 		VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)`,
 		p.ts[:], n[:], p.parent[:], p.orderKey, p.seq, p.known, orNull(p.cause), effective)
-	return err
+	if err != nil {
+		return err
+	}
+	return l.execBulk(namedBulk, []any{p.parent[:]})
 }
 
 // takeMove takes a move out of the history.

@@ -20,14 +20,31 @@ type queued struct {
 	reason  string // what it said
 }
 
-// queue appends a new operation of this replica to the outbox.
+var outboxBulk = newBulk(`INSERT INTO outbox
+	(ts, kind, node, parent, order_key, key, value, known, edit, refused, reason) VALUES `, 11, "")
+
+// queue appends a new operation of this replica to the outbox. It is written with others: see flushQueue.
 func (t *txn) queue(op *moveop.Op) error {
 	t.meta.pending++
 	t.meta.issued = op.TS
-	return t.insertQueued(&queued{op: *op, edit: t.meta.version + 1})
+	q := queued{op: *op, edit: t.meta.version + 1}
+	if t.unwritten = append(t.unwritten, q.args()...); len(t.unwritten) < bulkSizes[0]*outboxBulk.columns {
+		return nil
+	}
+	return t.flushQueue()
 }
 
-func (t *txn) insertQueued(q *queued) error {
+// flushQueue writes what queue has gathered.
+func (t *txn) flushQueue() error {
+	args := t.unwritten
+	t.unwritten = nil
+	return t.execBulk(outboxBulk, args)
+}
+
+func (t *txn) insertQueued(q *queued) error { return t.execBulk(outboxBulk, q.args()) }
+
+// args is a row of outbox, for outboxBulk.
+func (q *queued) args() []any {
 	op := &q.op
 	var parent, orderKey, key, value, refused any
 	if op.Kind == moveop.Move {
@@ -38,10 +55,7 @@ func (t *txn) insertQueued(q *queued) error {
 	if q.refused != "" {
 		refused = q.refused
 	}
-	_, err := t.exec(`INSERT INTO outbox (ts, kind, node, parent, order_key, key, value, known, edit, refused, reason)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		op.TS[:], int(op.Kind), op.Node[:], parent, orderKey, key, value, op.Known, q.edit, refused, q.reason)
-	return err
+	return []any{op.TS[:], int(op.Kind), op.Node[:], parent, orderKey, key, value, op.Known, q.edit, refused, q.reason}
 }
 
 // unqueue takes an operation that the server has out of the outbox, if it is there.

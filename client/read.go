@@ -56,10 +56,12 @@ func (v *View) Node(id moveop.NodeID) (Node, error) {
 	n := Node{ID: id}
 	ok, err := v.s.row(`SELECT parent, order_key FROM nodes WHERE node = ?`, []any{id[:]}, (*blob)(&n.Parent), &n.OrderKey)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: %s", ErrUnknownNode, id)
+		err = unknownNode(id)
 	}
 	return n, err
 }
+
+func unknownNode(id moveop.NodeID) error { return fmt.Errorf("%w: %s", ErrUnknownNode, id) }
 
 // Children returns at most limit children of parent behind after, in sibling order. The children of
 // Trash are what was deleted. A parent that is not there has none.
@@ -111,6 +113,12 @@ func (v *View) IsDeleted(id moveop.NodeID) (bool, error) {
 // isAbove reports whether a node is above another one.
 func (s *session) isAbove(above, below moveop.NodeID) (yes bool, err error) {
 	_, err = s.row(ancestors+` SELECT EXISTS (SELECT 1 FROM up WHERE node = ?2)`, []any{below[:], above[:]}, &yes)
+	return yes, err
+}
+
+// isParent reports whether a node has children.
+func (s *session) isParent(n moveop.NodeID) (yes bool, err error) {
+	_, err = s.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?)`, []any{n[:]}, &yes)
 	return yes, err
 }
 

@@ -3,7 +3,7 @@ package client
 // applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
 const (
 	applicationID = 0x434e5059
-	schemaVersion = 2
+	schemaVersion = 3
 )
 
 // The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
@@ -12,14 +12,15 @@ const (
 //   - vals: a property's row is its current write;
 //   - ops: every other operation of the log: moves that were superseded or are not effective, sets that
 //     were overwritten;
+//   - named: the nodes that moves in ops name as parents, and some that withdrawn ones did;
 //   - outbox: what was made here and is not acknowledged yet, in the order in which it is pushed, with
 //     the local transaction that made it and, where the server refused it for good, why. Its
 //     operations are in the tables above too.
 //   - meta: one row, see type meta;
 //   - own: the replica ids that this file has gone by, as the last 8 bytes of their timestamps;
-//   - undo_groups, undo: what Undo and Redo go back and forth by, see type undoStep.
+//   - undo: what Undo and Redo go back and forth by, see type undoStep.
 //
-// The first three are the sections of a snapshot.
+// The first three are the sections of a snapshot; named follows from them.
 const (
 	createNodes = `CREATE TABLE nodes (
 		node BLOB PRIMARY KEY, parent BLOB NOT NULL, order_key TEXT NOT NULL,
@@ -37,6 +38,8 @@ const (
 		parent BLOB, order_key TEXT, key TEXT, value TEXT,
 		seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB, effective INTEGER NOT NULL
 	) WITHOUT ROWID`
+
+	createNamed = `CREATE TABLE named (node BLOB PRIMARY KEY) WITHOUT ROWID`
 
 	createOutbox = `CREATE TABLE outbox (
 		ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
@@ -68,6 +71,11 @@ const (
 		version INTEGER NOT NULL, pending INTEGER NOT NULL, refused INTEGER NOT NULL,
 		digest_ops INTEGER NOT NULL, digest_log INTEGER NOT NULL, digest_state INTEGER NOT NULL
 	)`
+
+	// addUndoNext and addUndoEnded are the group that Undo takes back next, and when the last edit went
+	// into it.
+	addUndoNext  = `ALTER TABLE meta ADD COLUMN undo_next INTEGER NOT NULL DEFAULT 0`
+	addUndoEnded = `ALTER TABLE meta ADD COLUMN undo_ended INTEGER NOT NULL DEFAULT 0`
 )
 
 // upgrades are the statements that bring a file of an earlier version, the index, one version further.
@@ -76,6 +84,14 @@ var upgrades = [schemaVersion][]string{
 		addReason, createOwn, createUndoGroups, createUndo,
 		// Timestamps in the outbox may be under an earlier id than the one in meta.
 		`INSERT INTO own SELECT unhex(format('%016x', replica)) FROM meta UNION SELECT substr(ts, 9) FROM outbox`,
+	},
+	2: {
+		addUndoNext, addUndoEnded,
+		`UPDATE meta SET undo_next = coalesce((SELECT max(grp) FROM undo_groups WHERE undone = 0), 0),
+			undo_ended = coalesce((SELECT ended FROM undo_groups ORDER BY grp DESC LIMIT 1), 0)`,
+		`DROP TABLE undo_groups`,
+		createNamed, fillNamed(""),
+		`DROP INDEX IF EXISTS ops_parents_a`, `DROP INDEX IF EXISTS ops_parents_b`,
 	},
 }
 
@@ -102,9 +118,14 @@ var logTables = []logTable{
 	}},
 	{"ops", createOps, []logIndex{
 		{"ops_moves", "(node, ts) WHERE kind = 1"},
-		{"ops_parents", "(parent) WHERE kind = 1"},
 		{"ops_sets", "(node, key, ts) WHERE kind = 2"},
 	}},
+	{"named", createNamed, nil},
+}
+
+// fillNamed returns the statement that fills named from ops, under the names that they have then.
+func fillNamed(prefix string) string {
+	return "INSERT INTO " + prefix + "named SELECT DISTINCT parent FROM " + prefix + "ops WHERE kind = 1"
 }
 
 // createIndexes returns the statements that index the table, under the name that it has then.

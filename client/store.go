@@ -31,7 +31,7 @@ type meta struct {
 
 	digest moveop.Digest // of everything in the log, pending operations included
 
-	history history // what the undo tables hold; not in the row
+	history history
 }
 
 // last is the greatest timestamp that the log can hold.
@@ -45,9 +45,10 @@ func (m *meta) last() moveop.Timestamp {
 func (m *meta) load(s *session) error {
 	var replica, offset, log, state int64
 	ok, err := s.row(`SELECT room, replica, issued, accepted, newest, clock_offset, epoch, seq, acked,
-		version, pending, refused, digest_ops, digest_log, digest_state FROM meta`, nil,
+		version, pending, refused, digest_ops, digest_log, digest_state, undo_next, undo_ended FROM meta`, nil,
 		&m.room, &replica, (*blob)(&m.issued), (*blob)(&m.accepted), (*blob)(&m.newest), &offset, &m.epoch,
-		&m.seq, &m.acked, &m.version, &m.pending, &m.refused, &m.digest.Ops, &log, &state)
+		&m.seq, &m.acked, &m.version, &m.pending, &m.refused, &m.digest.Ops, &log, &state,
+		&m.history.next, &m.history.ended)
 	if err != nil {
 		return fmt.Errorf("read replica file: %w", err)
 	}
@@ -62,7 +63,7 @@ func (m *meta) load(s *session) error {
 // insert writes the row of a new file; save fills in what is not zero.
 func (m *meta) insert(s *session) error {
 	zero := make([]byte, 16)
-	_, err := s.exec(`INSERT INTO meta VALUES (1, ?, 0, ?, ?, ?, 0, '', 0, 0, 0, 0, 0, 0, 0, 0)`, m.room, zero, zero, zero)
+	_, err := s.exec(`INSERT INTO meta VALUES (1, ?, 0, ?, ?, ?, 0, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)`, m.room, zero, zero, zero)
 	if err != nil {
 		return err
 	}
@@ -81,10 +82,10 @@ func (s *session) own(replica moveop.ReplicaID) error {
 func (m *meta) save(s *session) error {
 	_, err := s.exec(`UPDATE meta SET replica = ?, issued = ?, accepted = ?, newest = ?, clock_offset = ?,
 		epoch = ?, seq = ?, acked = ?, version = ?, pending = ?, refused = ?,
-		digest_ops = ?, digest_log = ?, digest_state = ?`,
+		digest_ops = ?, digest_log = ?, digest_state = ?, undo_next = ?, undo_ended = ?`,
 		int64(m.replica), m.issued[:], m.accepted[:], m.newest[:], m.offset.Milliseconds(),
 		m.epoch, m.seq, m.acked, m.version, m.pending, m.refused,
-		m.digest.Ops, int64(m.digest.Log), int64(m.digest.State))
+		m.digest.Ops, int64(m.digest.Log), int64(m.digest.State), m.history.next, m.history.ended)
 	return err
 }
 
@@ -105,9 +106,10 @@ type store struct {
 // txn is a write transaction: what it changes in meta is written with it, or dropped with it.
 type txn struct {
 	*session
-	store   *store
-	meta    meta
-	changes changeSet
+	store     *store
+	meta      meta
+	changes   changeSet
+	unwritten []any // rows of the outbox, see queue
 }
 
 // acquire waits for the writer. The caller must call release.
@@ -173,6 +175,9 @@ func (st *store) update(ctx context.Context, origin Origin, fn func(t *txn) erro
 }
 
 func (t *txn) finish(before *meta) error {
+	if err := t.flushQueue(); err != nil {
+		return err
+	}
 	if t.changes.any() {
 		t.meta.version++
 	}

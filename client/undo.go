@@ -58,10 +58,10 @@ func (c *Client) Undo(ctx context.Context) (Undone, error) { return c.exchange(c
 func (c *Client) Redo(ctx context.Context) (Undone, error) { return c.exchange(ctx, true) }
 
 // CanUndo reports whether there is something to undo; it may still have to be skipped.
-func (c *Client) CanUndo() bool { return c.store.meta.Load().history.undo > 0 }
+func (c *Client) CanUndo() bool { return c.store.meta.Load().history.canUndo() }
 
 // CanRedo reports whether there is something to redo.
-func (c *Client) CanRedo() bool { return c.store.meta.Load().history.redo > 0 }
+func (c *Client) CanRedo() bool { return c.store.meta.Load().history.canRedo() }
 
 func (c *Client) exchange(ctx context.Context, redo bool) (result Undone, err error) {
 	err = c.store.update(ctx, Local, func(t *txn) error {
@@ -89,12 +89,8 @@ type exchange struct {
 
 func (x *exchange) run() error {
 	t := x.tx.t
-	order := `SELECT grp FROM undo_groups WHERE undone = 0 ORDER BY grp DESC LIMIT 1`
-	if x.redo {
-		order = `SELECT grp FROM undo_groups WHERE undone = 1 ORDER BY grp LIMIT 1`
-	}
-	var group int64
-	if ok, err := t.row(order, nil, &group); err != nil || !ok {
+	group, ok, err := x.group()
+	if err != nil || !ok {
 		return err
 	}
 	steps, err := t.groupSteps(group, x.redo)
@@ -115,6 +111,17 @@ func (x *exchange) run() error {
 		}
 	}
 	return x.finish(group)
+}
+
+// group returns the group whose turn it is.
+func (x *exchange) group() (group int64, ok bool, err error) {
+	h := &x.tx.t.meta.history
+	query := `SELECT grp FROM undo WHERE grp <= ? ORDER BY grp DESC LIMIT 1`
+	if x.redo {
+		query = `SELECT grp FROM undo WHERE grp > ? ORDER BY grp LIMIT 1`
+	}
+	ok, err = x.tx.t.row(query, []any{h.next}, &group)
+	return group, ok, err
 }
 
 // steps goes through a group: what was moved first, so that the nodes that were created are empty when
@@ -230,7 +237,7 @@ func (x *exchange) move(step *undoStep) (SkipReason, error) {
 
 // place brings a version of a node's placement back.
 func (x *exchange) place(step *undoStep, now placement, target version, late bool) error {
-	if err := x.tx.put(step.node, target.parent, target.text, version{}); err != nil {
+	if err := x.tx.put(step.node, target.parent, target.text, now); err != nil {
 		return err
 	}
 	x.exchanged(step, now.version(), late)
@@ -354,17 +361,15 @@ func (x *exchange) set(step *undoStep) (SkipReason, error) {
 
 // finish moves the group to the other side. The next edit begins a group of its own.
 func (x *exchange) finish(group int64) error {
-	t := x.tx.t
+	h := &x.tx.t.meta.history
+	h.ended = 0
 	if len(x.result.Done) == 0 {
-		return t.forget(`grp = ?`, group)
+		return x.tx.t.forget(group, group)
 	}
-	if _, err := t.exec(`UPDATE undo_groups SET undone = ? WHERE grp = ?`, !x.redo, group); err != nil {
-		return err
+	if h.next = group; !x.redo {
+		h.next--
 	}
-	if _, err := t.exec(`UPDATE undo_groups SET ended = 0`); err != nil {
-		return err
-	}
-	return t.meta.history.load(t.session)
+	return nil
 }
 
 // overridden returns what is to be there once a step is undone: the other version, unless somebody

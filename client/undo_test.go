@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -303,37 +302,4 @@ func TestUndoShowsTheOverridden(t *testing.T) {
 	redo(t, me)
 	s.synced(t, me, they)
 	wantOutline(t, they, "b,x{mine}")
-}
-
-// A file of version 1, which had no history, opens and has one from then on.
-func TestUpgrade(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "replica")
-	c := open(t, path, client.Options{})
-	create(t, c, moveop.Root, client.Last, "a")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	db, err := sql.Open("sqlite", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, statement := range []string{
-		"DROP TABLE undo", "DROP TABLE undo_groups", "DROP TABLE own", "ALTER TABLE outbox DROP COLUMN reason", "PRAGMA user_version = 1",
-	} {
-		if _, err := db.Exec(statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c = open(t, path, client.Options{})
-	b := create(t, c, moveop.Root, client.Last, "b")
-	wantOutline(t, c, "a,b")
-	undo(t, c)
-	wantOutline(t, c, "a")
-	if n := node(t, c, b); n.Parent != moveop.Trash {
-		t.Errorf("b is at %+v", n)
-	}
 }

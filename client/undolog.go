@@ -53,12 +53,32 @@ type undoOptions struct {
 	pause time.Duration
 }
 
-// history is the size of the undo tables: groups to undo and to redo, and their steps.
-type history struct{ undo, redo, steps int64 }
+// history is where Undo and Redo are among the groups: those up to next can be undone, the last one
+// first, those behind it can be redone. Next and ended are in the row of meta.
+type history struct {
+	next  int64
+	ended int64 // when the last edit went into next, in Unix milliseconds; 0 closes the group
 
+	first, last int64 // groups that there are; 0 where there are none
+	steps       int64 // of all groups
+}
+
+func (h *history) canUndo() bool { return h.steps > 0 && h.first <= h.next }
+
+func (h *history) canRedo() bool { return h.steps > 0 && h.last > h.next }
+
+// load counts what is there.
 func (h *history) load(s *session) error {
-	err := s.once(`SELECT count(*) FILTER (WHERE undone = 0), count(*) FILTER (WHERE undone = 1), coalesce(sum(steps), 0)
-		FROM undo_groups`, &h.undo, &h.redo, &h.steps)
+	if _, err := s.row(`SELECT count(*) FROM undo`, nil, &h.steps); err != nil {
+		return fmt.Errorf("read undo history: %w", err)
+	}
+	return h.bounds(s)
+}
+
+// bounds looks up the first and the last group.
+func (h *history) bounds(s *session) error {
+	_, err := s.row(`SELECT coalesce((SELECT min(grp) FROM undo), 0), coalesce((SELECT max(grp) FROM undo), 0)`, nil,
+		&h.first, &h.last)
 	if err != nil {
 		return fmt.Errorf("read undo history: %w", err)
 	}
@@ -105,74 +125,59 @@ func (r *recorder) record(op *moveop.Op, was version) {
 
 // remember puts what an edit did into the history. What was undone cannot be redone any more.
 func (t *txn) remember(r *recorder) error {
+	h := &t.meta.history
 	if r.over {
-		return t.forget(`1`)
+		return t.forget(h.first, h.last)
 	}
 	if len(r.steps) == 0 {
 		return nil
 	}
-	if t.meta.history.redo > 0 {
-		if err := t.forget(`undone = 1`); err != nil {
+	if h.canRedo() {
+		if err := t.forget(h.next+1, h.last); err != nil {
 			return err
 		}
 	}
-	group, n, err := t.openGroup(len(r.steps))
-	if err != nil {
-		return err
+	now := t.store.now().UnixMilli()
+	join := h.canUndo() && t.store.undo.joins(h.ended, now)
+	h.ended = now
+	if join {
+		return t.joinSteps(r.steps)
 	}
-	if n > 0 {
-		return t.joinSteps(group, n, r.steps)
+	h.next++
+	if h.last = h.next; h.steps == 0 {
+		h.first = h.next
 	}
 	args := make([]any, 0, undoBulk.columns*len(r.steps))
 	for i := range r.steps {
-		r.steps[i].group, r.steps[i].n = group, i
+		r.steps[i].group, r.steps[i].n = h.next, i
 		args = append(args, r.steps[i].args()...)
 	}
-	t.meta.history.undo++
-	t.meta.history.steps += int64(len(r.steps))
+	h.steps += int64(len(r.steps))
 	if err := t.execBulk(undoBulk, args); err != nil {
 		return err
 	}
 	return t.trim()
 }
 
-// joinSteps adds steps to a group of earlier edits.
-func (t *txn) joinSteps(group int64, n int, steps []undoStep) error {
+// joins reports whether an edit goes into the group of an earlier one.
+func (o undoOptions) joins(ended, now int64) bool {
+	pause := o.pause.Milliseconds()
+	return pause > 0 && ended <= now && now-ended <= pause
+}
+
+// joinSteps adds steps to the last group.
+func (t *txn) joinSteps(steps []undoStep) error {
+	group, n := t.meta.history.next, 0
+	if _, err := t.row(`SELECT max(n) + 1 FROM undo WHERE grp = ?`, []any{group}, &n); err != nil {
+		return err
+	}
 	for i := range steps {
 		steps[i].group, steps[i].n = group, n+i
 		if err := t.joinStep(&steps[i]); err != nil {
 			return err
 		}
 	}
-	_, err := t.exec(`UPDATE undo_groups SET steps = (SELECT count(*) FROM undo WHERE grp = ?1) WHERE grp = ?1`, group)
-	if err != nil {
-		return err
-	}
-	if err := t.meta.history.load(t.session); err != nil {
-		return err
-	}
 	return t.trim()
-}
-
-// openGroup returns the group that an edit goes to, and the number of its next step: the last group,
-// where that is young enough to be joined, or a new one for so many steps, from 0.
-func (t *txn) openGroup(steps int) (group int64, n int, err error) {
-	now := t.store.now().UnixMilli()
-	var ended int64
-	found, err := t.row(`SELECT grp, ended FROM undo_groups ORDER BY grp DESC LIMIT 1`, nil, &group, &ended)
-	if err != nil {
-		return 0, 0, err
-	}
-	if pause := t.store.undo.pause.Milliseconds(); !found || pause <= 0 || now-ended > pause || now < ended {
-		group++
-		_, err = t.exec(`INSERT INTO undo_groups VALUES (?, 0, ?, ?)`, group, now, steps)
-		return group, 0, err
-	}
-	if _, err := t.exec(`UPDATE undo_groups SET ended = ? WHERE grp = ?`, now, group); err != nil {
-		return 0, 0, err
-	}
-	_, err = t.row(`SELECT max(n) + 1 FROM undo WHERE grp = ?`, []any{group}, &n)
-	return group, n, err
 }
 
 // joinStep adds a step. Where the group has one for the same thing, they become one, that goes back to
@@ -182,7 +187,9 @@ func (t *txn) joinStep(step *undoStep) error {
 	if err != nil {
 		return err
 	}
-	if ok && earlier.now == step.other.ts {
+	if !ok {
+		t.meta.history.steps++
+	} else if earlier.now == step.other.ts {
 		step.other, step.created = earlier.other, earlier.created
 	}
 	return t.saveStep(step)
@@ -233,26 +240,41 @@ func (t *txn) groupSteps(group int64, undone bool) (steps []*undoStep, err error
 	return steps, err
 }
 
+// trimSlack is the part of the limit that goes with what is beyond it: a long history is not trimmed
+// with every edit.
+const trimSlack = 16
+
 // trim forgets the oldest groups beyond the limit.
 func (t *txn) trim() error {
-	for t.meta.history.steps > int64(max(t.store.undo.limit, 0)) {
-		if err := t.forget(`grp = (SELECT min(grp) FROM undo_groups)`); err != nil {
-			return err
-		}
+	h, limit := &t.meta.history, int64(max(t.store.undo.limit, 0))
+	over := h.steps - limit
+	if over <= 0 {
+		return nil
 	}
-	return nil
-}
-
-// forget drops the groups for which a condition holds.
-func (t *txn) forget(condition string, args ...any) error {
-	_, err := t.exec(`DELETE FROM undo WHERE grp IN (SELECT grp FROM undo_groups WHERE `+condition+`)`, args...)
+	upTo, err := t.groupAt(over + limit/trimSlack)
+	if err == nil && upTo == h.last { // the newest one does not go for the slack only
+		upTo, err = t.groupAt(over)
+	}
 	if err != nil {
 		return err
 	}
-	if _, err := t.exec(`DELETE FROM undo_groups WHERE `+condition, args...); err != nil {
+	return t.forget(h.first, upTo)
+}
+
+// groupAt returns the group that the n-th step from the oldest belongs to.
+func (t *txn) groupAt(n int64) (group int64, err error) {
+	_, err = t.row(`SELECT grp FROM undo ORDER BY grp LIMIT 1 OFFSET ?`, []any{n - 1}, &group)
+	return group, err
+}
+
+// forget drops the groups from one to another.
+func (t *txn) forget(from, to int64) error {
+	n, err := t.exec(`DELETE FROM undo WHERE grp BETWEEN ? AND ?`, from, to)
+	if err != nil {
 		return err
 	}
-	return t.meta.history.load(t.session)
+	t.meta.history.steps -= n
+	return t.meta.history.bounds(t.session)
 }
 
 // renameVersions follows operations that were given other timestamps, or were repeated under them.

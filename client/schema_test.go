@@ -1,0 +1,88 @@
+package client_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/canopysync/canopy/client"
+	"github.com/canopysync/canopy/moveop"
+)
+
+// downgrades take a file back to the version that is the index, from the next one. What a version
+// added is lost with it.
+var downgrades = [...][]string{
+	1: {"DROP TABLE undo", "DROP TABLE undo_groups", "DROP TABLE own", "ALTER TABLE outbox DROP COLUMN reason"},
+	2: {
+		`CREATE TABLE undo_groups (
+			grp INTEGER PRIMARY KEY, undone INTEGER NOT NULL, ended INTEGER NOT NULL, steps INTEGER NOT NULL
+		)`,
+		`INSERT INTO undo_groups SELECT grp, grp > undo_next, iif(grp = undo_next, undo_ended, 0), count(*)
+			FROM undo CROSS JOIN meta GROUP BY grp`,
+		"ALTER TABLE meta DROP COLUMN undo_next", "ALTER TABLE meta DROP COLUMN undo_ended",
+		"DROP TABLE named", "CREATE INDEX ops_parents_a ON ops (parent) WHERE kind = 1",
+	},
+}
+
+// downgrade makes a file one of an earlier version.
+func downgrade(t *testing.T, path string, version int) {
+	t.Helper()
+	for at := len(downgrades) - 1; at >= version; at-- {
+		alter(t, path, append(downgrades[at], fmt.Sprintf("PRAGMA user_version = %d", at))...)
+	}
+}
+
+// A file of an earlier version opens and has everything that it had, down to the history for Undo.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	for version := 1; version < len(downgrades); version++ {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "replica")
+			c := open(t, path, client.Options{})
+			a := create(t, c, moveop.Root, client.Last, "a")
+			b := create(t, c, moveop.Root, client.Last, "b")
+			for _, at := range []client.Position{client.First, client.Last} {
+				edit(t, c, func(tx *client.Tx) error { return tx.Move(b, a, at) })
+				edit(t, c, func(tx *client.Tx) error { return tx.Move(b, moveop.Root, at) })
+			}
+			undo(t, c)
+			wantOutline(t, c, "a{b}")
+			digest := c.Digest()
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			downgrade(t, path, version)
+
+			c = open(t, path, client.Options{})
+			wantOutline(t, c, "a{b}")
+			if c.Digest() != digest {
+				t.Errorf("the digest is %+v, and was %+v", c.Digest(), digest)
+			}
+			if d := doctor(t, c); len(d.Findings) > 0 {
+				t.Errorf("found %+v", d.Findings)
+			}
+			if version < 2 { // no history was kept
+				if c.CanUndo() || c.CanRedo() {
+					t.Error("there is a history")
+				}
+				return
+			}
+			redo(t, c)
+			wantOutline(t, c, "a,b")
+			for range 2 {
+				undo(t, c)
+			}
+			wantOutline(t, c, "b,a")
+			create(t, c, moveop.Root, client.Last, "c")
+			undo(t, c)
+			for range 3 {
+				undo(t, c)
+			}
+			wantOutline(t, c, "a")
+			if d := doctor(t, c); len(d.Findings) > 0 {
+				t.Errorf("found %+v", d.Findings)
+			}
+		})
+	}
+}
