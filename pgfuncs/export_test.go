@@ -8,16 +8,16 @@ func (db *DB) FlushStatistics(ctx context.Context) error {
 	return err
 }
 
-// TerminateHints ends the connections that listen for hints, and returns how many there were.
-func (db *DB) TerminateHints(ctx context.Context) (n int, err error) {
+// TerminateListeners ends the connections that listen, and returns how many there were.
+func (db *DB) TerminateListeners(ctx context.Context) (n int, err error) {
 	err = db.pool.QueryRow(ctx, `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
-		where datname = current_database() and application_name = 'canopy hints'`).Scan(&n)
+		where datname = current_database() and application_name = 'canopy listen'`).Scan(&n)
 	return n, err
 }
 
 // Notify sends one payload as it is.
 func (db *DB) Notify(ctx context.Context, payload string) error {
-	_, err := db.pool.Exec(ctx, `select pg_notify('`+hintChannel+`', $1)`, payload)
+	_, err := db.pool.Exec(ctx, `select pg_notify('`+roomChannel+`', $1)`, payload)
 	return err
 }

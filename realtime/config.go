@@ -14,8 +14,8 @@
 // # Goroutines
 //
 // Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits; each socket
-// has one that reads (its HTTP handler's) and one that writes; one more listens to the other processes
-// (Hints). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
+// has one that reads (its HTTP handler's) and one that writes; two more talk to the other processes
+// (Transport). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
 //
 // The protocol, with its codes and what a client does about each, is described in package wire.
 package realtime
@@ -62,19 +62,6 @@ type Store interface {
 	OpsBetween(ctx context.Context, room string, after, last moveop.Timestamp, limit int) ([]moveop.Op, error)
 }
 
-// Hints carries word of commits between the processes that serve one database, so that they need not
-// wait for the next poll. The log is the truth: a hint that is lost, doubled or made up costs latency
-// or a read, nothing else. pgfuncs.Hints is one over Postgres.
-type Hints interface {
-	// Publish tells the other processes that a room's log has reached head. It does not block.
-	Publish(room string, head int64)
-	// Run calls hear for what is published, by whichever process, until ctx is done; then it sends off
-	// what was published here and returns. It calls live with true when hints begin to come through
-	// (those from before may have been lost) and with false when they no longer do. It calls both from
-	// one goroutine.
-	Run(ctx context.Context, hear func(room string, head int64), live func(bool))
-}
-
 // Grant is what a token allows in a room. Without Read the room does not exist for its bearer.
 type Grant struct {
 	Read  bool
@@ -92,9 +79,10 @@ type Grant struct {
 type Config struct {
 	Store Store
 
-	// Hints are of use where several processes serve one database. Only Serve runs them. Defaults to
-	// none: what other processes commit is found by polling.
-	Hints Hints
+	// Transport is of use where several processes serve one database. Only Serve runs it. Defaults to
+	// none: what other processes commit is found by polling, and who is in a room is told of each
+	// process's own sockets.
+	Transport Transport
 
 	// Logger gets one line per session and per fault. Defaults to none.
 	Logger *slog.Logger
@@ -151,6 +139,12 @@ type Limits struct {
 	IdleRooms, IdleBytes int
 	// PresenceBytes is the size of one presence state. Defaults to 4 KiB.
 	PresenceBytes int
+	// TransportPresence is how much presence this process tells others, in bytes a second; where there is
+	// more, it is told less often. Defaults to 256 KiB.
+	TransportPresence int
+	// RosterBytes is the size of the list of a room's sockets that one process tells others: those who
+	// do not go into it are not known there. Defaults to 256 KiB, for 2,000 to 3,000 sockets.
+	RosterBytes int
 	// NameBytes is the size of the display name in hello. Defaults to 128.
 	NameBytes int
 	// Sockets is the number of open sockets; more are turned away with busy. Defaults to 20,000.
@@ -177,9 +171,9 @@ type Timing struct {
 	// Hello is the time for the first message, the close code after it 4408. Defaults to 5 s.
 	Hello time.Duration
 	// Poll is how often a room's head is read from the store, which is how commits of other processes
-	// are found while there are no hints. Defaults to 1 s.
+	// are found while none of their messages come through. Defaults to 1 s.
 	Poll time.Duration
-	// HintedPoll is the same while hints come through: for the one that may be lost all the same, and
+	// HintedPoll is the same while messages come through: for the one that may be lost all the same, and
 	// for a history that was replaced. An idle room is read for every head that it sends, too.
 	// Defaults to 5 s.
 	HintedPoll time.Duration
@@ -192,6 +186,15 @@ type Timing struct {
 	Presence time.Duration
 	// PresenceTTL is how long presence lasts after its replica's last message. Defaults to 5 min.
 	PresenceTTL time.Duration
+	// Transport is the least time between two batches that are sent to other processes; the first one
+	// after a pause goes at once. Defaults to 5 ms.
+	Transport time.Duration
+	// Heartbeat is how often a process gives others a sign of life. One that has given none for three
+	// times that is gone, with all its sockets. Defaults to 5 s.
+	Heartbeat time.Duration
+	// Answer is how long a hello waits for other processes to say who is in the room. Those who have
+	// not by then are taken for gone until they are heard of. Defaults to 500 ms.
+	Answer time.Duration
 	// Ping is how often a socket is asked for a sign of life; one that gave none for three times
 	// that is closed. Defaults to 20 s.
 	Ping time.Duration
@@ -249,6 +252,8 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.IdleRooms, 1000)
 	setDefault(&l.IdleBytes, 64<<20)
 	setDefault(&l.PresenceBytes, 4<<10)
+	setDefault(&l.TransportPresence, 256<<10)
+	setDefault(&l.RosterBytes, 256<<10)
 	setDefault(&l.NameBytes, 128)
 	setDefault(&l.Sockets, 20_000)
 	setDefault(&l.SocketsPerAddress, 1000)
@@ -268,6 +273,9 @@ func (t *Timing) setDefaults() {
 	setDefault(&t.Head, 5*time.Second)
 	setDefault(&t.Presence, 100*time.Millisecond)
 	setDefault(&t.PresenceTTL, 5*time.Minute)
+	setDefault(&t.Transport, 5*time.Millisecond)
+	setDefault(&t.Heartbeat, 5*time.Second)
+	setDefault(&t.Answer, 500*time.Millisecond)
 	setDefault(&t.Ping, 20*time.Second)
 	setDefault(&t.Probe, 2*time.Second)
 	setDefault(&t.Recheck, time.Second)
@@ -296,6 +304,7 @@ func (cfg Config) check() error {
 		return fmt.Errorf("realtime: MaxFrame %d is less than an op of the largest size, %d, and what is around it", l.MaxFrame, largest)
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
+		l.TransportPresence, l.RosterBytes,
 		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.Wave) < 0 {
 		return errors.New("realtime: negative limit")
 	}

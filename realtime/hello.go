@@ -59,24 +59,44 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	s.hub.mu.Lock()
 	s.replica, s.name, s.grant = msg.Replica, msg.Name, grant
 	s.hub.mu.Unlock()
+	if s.inUse(ctx) {
+		return replicaInUse(s.replica)
+	}
+	s.log.Info("joined", "replica", s.replica.String(), "user", grant.User)
+	s.recheck(ctx)
+	return nil
+}
+
+// inUse makes the session a member of the room, unless its replica has another live socket there, be it
+// at another process.
+func (s *session) inUse(ctx context.Context) bool {
+	s.hub.meet(ctx)
 	for {
 		older := s.hub.join(s)
 		if older == nil {
-			s.log.Info("joined", "replica", s.replica.String(), "user", grant.User)
-			s.recheck(ctx)
-			return nil
+			break
 		}
 		if older.alive(ctx) {
-			return wire.NewError(wire.CodeReplicaInUse, "replica %s is connected already", s.replica)
+			return true
 		}
-		older.close(wire.CloseReplicaInUse, "replaced: no sign of life")
+		older.close(wire.CloseReplicaInUse, replaced)
 		s.hub.leave(older)
 	}
+	if s.hub.contested(ctx, s) {
+		s.hub.leave(s)
+		return true
+	}
+	return false
 }
+
+// replaced is what a socket is told that makes way for another one of its replica.
+const replaced = "replaced: no sign of life"
 
 // alive asks the peer for a sign of life. It tells a second process with the same replica, which has
 // to be refused, from the same process after its network broke, whose old socket nobody answers on.
 func (s *session) alive(ctx context.Context) bool {
+	s.proving.Lock() // two who ask would take each other's answer
+	defer s.proving.Unlock()
 	select { // of an earlier ping
 	case <-s.probes:
 	default:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ type hub struct {
 	dirty chan struct{} // something was committed
 	stir  chan struct{} // presence or members changed
 	look  chan struct{} // the room's row is to be read now
-	pace  chan struct{} // hints began or ceased to come through
+	pace  chan struct{} // messages of other processes began or ceased to come through
 	jobs  chan *job
 	held  *job // taken from jobs, but too large for the group at hand; owned by commitLoop
 	chunk chunk
@@ -55,6 +54,7 @@ type hub struct {
 	byReplica map[moveop.ReplicaID]*session
 	peers     peerList
 	presence  presence
+	away      elsewhere
 	head      *frame // the newest idle head; headVersion counts them
 	headVer   int64
 	lastSent  time.Time // when ops or a head were last handed out
@@ -84,6 +84,7 @@ func newHub(srv *Server, room string) *hub {
 		members:   map[*session]struct{}{},
 		byReplica: map[moveop.ReplicaID]*session{},
 		presence:  presence{entries: map[moveop.ReplicaID]*presenceEntry{}},
+		away:      newElsewhere(),
 	}
 }
 
@@ -110,6 +111,7 @@ func (h *hub) load(ctx context.Context) error {
 	h.lastSent = time.Now()
 	h.mu.Unlock()
 	h.loaded = true
+	h.askAround()
 	h.start(ctx)
 	return nil
 }
@@ -130,6 +132,11 @@ func (h *hub) start(ctx context.Context) {
 func (h *hub) end() {
 	close(h.quit)
 	h.cancel()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away.version != 0 {
+		h.srv.cluster.nobodyIn(h.room)
+	}
 }
 
 // cancel fails the store calls under way, and every later one; pushes are still answered.
@@ -212,11 +219,10 @@ func (h *hub) hint(head int64) {
 // tell tells the other processes of a commit.
 func (h *hub) tell(head int64) {
 	h.mu.Lock()
-	news := head > h.told
-	h.told = max(h.told, head)
-	h.mu.Unlock()
-	if news && h.srv.cfg.Hints != nil {
-		h.srv.cfg.Hints.Publish(h.room, head)
+	defer h.mu.Unlock()
+	if head > h.told {
+		h.told, h.away.head = head, head
+		h.srv.cluster.add(h)
 	}
 }
 
@@ -404,10 +410,10 @@ func (h *hub) join(s *session) (older *session) {
 	if older = h.byReplica[s.replica]; older != nil {
 		return older
 	}
+	s.since = h.after(s.replica)
 	h.members[s] = struct{}{}
 	h.byReplica[s.replica] = s
-	h.peers.changed = true
-	signal(h.stir)
+	h.membersChanged()
 	return nil
 }
 
@@ -420,8 +426,16 @@ func (h *hub) leave(s *session) {
 	}
 	delete(h.members, s)
 	delete(h.byReplica, s.replica)
-	h.presence.set(s.replica, nil)
-	h.peers.changed = true
+	h.presence.set(s.replica, "", nil)
+	h.membersChanged()
+	if c := h.away.contests[s.replica]; c != nil {
+		c.decide(false)
+	}
+}
+
+// membersChanged has the list of members told, here and elsewhere. The caller holds mu.
+func (h *hub) membersChanged() {
+	h.peers.changed, h.away.changed = true, true
 	signal(h.stir)
 }
 
@@ -430,6 +444,10 @@ func (h *hub) publish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	wake := h.presence.publish(4 * h.srv.cfg.Timing.Lag)
+	if wake || h.away.speaks {
+		h.away.speaks = true
+		h.srv.cluster.add(h)
+	}
 	if h.peers.changed {
 		if time.Since(h.peers.published) >= h.peersInterval() {
 			h.peers = peerList{
@@ -438,6 +456,9 @@ func (h *hub) publish() {
 				published: time.Now(),
 			}
 			wake = true
+			if h.away.changed {
+				h.list()
+			}
 		} else {
 			signal(h.stir) // not yet: look again at the next tick
 		}
@@ -449,22 +470,11 @@ func (h *hub) publish() {
 
 // peersInterval grows with the room: a list of n to n sockets on each of n joins would be n³.
 func (h *hub) peersInterval() time.Duration {
-	return h.srv.cfg.Timing.Presence * time.Duration(len(h.members)/64)
-}
-
-// clients lists the members in a stable order. The caller holds mu.
-func (h *hub) clients() []wire.Peer {
-	peers := make([]wire.Peer, 0, len(h.members))
-	for s := range h.members {
-		peers = append(peers, wire.Peer{Replica: s.replica, Name: s.name, User: s.grant.User})
+	n := len(h.members)
+	for _, r := range h.away.rosters {
+		n += len(r.members)
 	}
-	slices.SortFunc(peers, func(a, b wire.Peer) int {
-		if a.Replica < b.Replica {
-			return -1
-		}
-		return 1 // replicas are distinct
-	})
-	return peers
+	return h.srv.cfg.Timing.Presence * time.Duration(n/64)
 }
 
 // wakeAll has every socket look at what there is for it. The caller holds mu.

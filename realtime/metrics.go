@@ -31,6 +31,9 @@ type metrics struct {
 	limited    *prometheus.CounterVec // by limit
 	hintsLive  prometheus.Gauge
 	hintsHeard prometheus.Counter
+	processes  prometheus.Gauge
+
+	transportSent, transportHeard, transportFails prometheus.Counter
 }
 
 // registration makes metrics and registers them; it keeps the first error.
@@ -90,8 +93,13 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 		storeFails: r.counter("store_failures_total", "Store calls that failed other than by refusing."),
 		requests:   r.counters("http_requests_total", "HTTP requests, by route and status.", "route", "status"),
 		limited:    r.counters("limited_total", "Sockets turned away and pushes held back, by the limit that did it.", "limit"),
-		hintsLive:  r.gauge("hints_live", "1 while hints of other processes come through, 0 while their commits are found by polling."),
+		hintsLive:  r.gauge("hints_live", "1 while messages of other processes come through, 0 while their commits are found by polling."),
+		processes:  r.gauge("processes", "Other processes on the same database that this one hears of."),
 		hintsHeard: r.counter("hints_heard_total", "Hints of commits that this process did not know of, in rooms that it has in use."),
+
+		transportSent:  r.counter("transport_sent_bytes_total", "Bytes told other processes."),
+		transportHeard: r.counter("transport_heard_bytes_total", "Bytes heard from other processes, about rooms in use here."),
+		transportFails: r.counter("transport_failures_total", "Batches for other processes that could not be sent; they are sent again."),
 	}
 	return m, r.err
 }

@@ -22,6 +22,7 @@ type presence struct {
 
 type presenceEntry struct {
 	replica moveop.ReplicaID
+	process string          // where it is; empty: here
 	state   json.RawMessage // nil: gone, kept until every socket has been told
 	change  int64
 	at      time.Time
@@ -33,8 +34,8 @@ type presenceFrame struct {
 	from, to int64
 }
 
-// set changes a replica's state; nil takes it back.
-func (p *presence) set(replica moveop.ReplicaID, state json.RawMessage) {
+// set changes the state of a replica at a process (empty: here); nil takes it back.
+func (p *presence) set(replica moveop.ReplicaID, process string, state json.RawMessage) {
 	e := p.entries[replica]
 	if e == nil {
 		if state == nil {
@@ -47,7 +48,7 @@ func (p *presence) set(replica moveop.ReplicaID, state json.RawMessage) {
 		return
 	}
 	p.changes++
-	e.state, e.change, e.at = state, p.changes, time.Now()
+	e.state, e.process, e.change, e.at = state, process, p.changes, time.Now()
 }
 
 // publish lets sockets see what has changed, and forgets who is gone for so long that everybody has
@@ -65,12 +66,12 @@ func (p *presence) publish(forget time.Duration) bool {
 	return true
 }
 
-// expire takes back the state of replicas that have said nothing for PresenceTTL.
+// expire takes back the state of replicas here that have said nothing for PresenceTTL.
 func (p *presence) expire(h *hub) {
 	for replica, e := range p.entries {
 		s := h.byReplica[replica]
-		if e.state != nil && (s == nil || s.quietFor() > h.srv.cfg.Timing.PresenceTTL) {
-			p.set(replica, nil)
+		if e.state != nil && e.process == "" && (s == nil || s.quietFor() > h.srv.cfg.Timing.PresenceTTL) {
+			p.set(replica, "", nil)
 			signal(h.stir)
 		}
 	}
@@ -82,13 +83,9 @@ func (p *presence) after(seen, joined int64, maxBytes int64) (*frame, int64) {
 	if c := p.cache; c.frame != nil && c.from == seen && c.to == p.published && joined <= seen {
 		return c.frame, c.to
 	}
-	var changed []*presenceEntry
-	for _, e := range p.entries {
-		if e.change > seen && e.change <= p.published && (e.state != nil || e.change > joined) {
-			changed = append(changed, e)
-		}
-	}
-	slices.SortFunc(changed, func(a, b *presenceEntry) int { return cmp.Compare(a.change, b.change) })
+	changed := slices.DeleteFunc(p.since(seen), func(e *presenceEntry) bool {
+		return e.state == nil && e.change <= joined
+	})
 	to, size := p.published, int64(64)
 	updates := make(map[moveop.ReplicaID]json.RawMessage, len(changed))
 	for i, e := range changed {
@@ -106,6 +103,18 @@ func (p *presence) after(seen, joined int64, maxBytes int64) (*frame, int64) {
 		p.cache = presenceFrame{f, seen, to}
 	}
 	return f, to
+}
+
+// since lists what was published after a change, the oldest first.
+func (p *presence) since(change int64) []*presenceEntry {
+	var changed []*presenceEntry
+	for _, e := range p.entries {
+		if e.change > change && e.change <= p.published {
+			changed = append(changed, e)
+		}
+	}
+	slices.SortFunc(changed, func(a, b *presenceEntry) int { return cmp.Compare(a.change, b.change) })
+	return changed
 }
 
 func orNull(state json.RawMessage) json.RawMessage {

@@ -34,7 +34,7 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, room string) {
 		failRoom(w, s.storeError(s.cfg.Logger, "read stats", err))
 		return
 	}
-	stats.Connections = s.connections(room)
+	stats.Connections = s.connections(r.Context(), room)
 	writeJSON(w, http.StatusOK, stats)
 }
 

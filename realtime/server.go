@@ -29,7 +29,8 @@ type Server struct {
 	running sync.WaitGroup // sockets, requests and hubs
 	buffers sync.Pool      // write buffers of sockets
 	faults  throttle       // of the log
-	hinted  atomic.Bool    // hints come through
+	hinted  atomic.Bool    // messages of other processes come through
+	cluster *cluster
 	sockets sockets
 
 	mu       sync.Mutex // guards what follows
@@ -61,6 +62,7 @@ func New(cfg Config) (*Server, error) {
 	if s.metrics, err = registerMetrics(cfg.Registry); err != nil {
 		return nil, err
 	}
+	s.cluster = newCluster(s, cfg.Transport)
 	s.handler = s.routes()
 	return s, nil
 }
@@ -86,7 +88,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return context.WithValue(ctx, allowanceKey{}, newAllowance(s.cfg.Limits.OpsPerSecond))
 		},
 	}
-	defer s.runHints(ctx)() // to the end: what drain commits is told, too
+	defer s.cluster.start(ctx)() // to the end: what drain commits is told, too
 	failed := make(chan error, 1)
 	go func() {
 		defer close(failed)
@@ -104,43 +106,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return errors.Join(err, s.drain(stopCtx, srv), <-failed)
 }
 
-// runHints listens to the other processes until stop, which waits for the end, is called.
-func (s *Server) runHints(ctx context.Context) (stop func()) {
-	if s.cfg.Hints == nil {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	running.Go(func() { s.cfg.Hints.Run(ctx, s.hear, s.hintsLive) })
-	return func() {
-		cancel()
-		running.Wait()
-	}
-}
-
-// hear passes a hint on to the room, if it is in use here.
-func (s *Server) hear(room string, head int64) {
-	s.mu.Lock()
-	h := s.hubs[room]
-	s.mu.Unlock()
-	if h != nil {
-		h.hint(head)
-	}
-}
-
-// hintsLive changes how often rooms are polled. Either way each is polled soon: for what was
-// committed while hints did not come through, or no longer did.
-func (s *Server) hintsLive(live bool) {
-	s.hinted.Store(live)
-	s.metrics.hintsLive.Set(0)
-	if live {
-		s.metrics.hintsLive.Set(1)
-	}
+// hub returns a room's hub, nil if the room is not in use here.
+func (s *Server) hub(room string) *hub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range s.hubs {
-		signal(h.pace)
-	}
+	return s.hubs[room]
+}
+
+func (s *Server) allHubs() []*hub {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.hubs))
 }
 
 // drain ends everything within ctx, and then by force.
@@ -249,17 +225,24 @@ func (s *Server) release(h *hub) {
 	}
 }
 
-// connections counts the members of a room, on this server.
-func (s *Server) connections(room string) int64 {
-	s.mu.Lock()
-	h := s.hubs[room]
-	s.mu.Unlock()
+// connections counts the members of a room. If there may be some that this process does not know of, it
+// asks the others.
+func (s *Server) connections(ctx context.Context, room string) int64 {
+	h := s.hub(room)
 	if h == nil {
-		return 0
+		if s.cluster.alone() {
+			return 0
+		}
+		var err error
+		if h, err = s.acquire(ctx, room); err != nil {
+			return 0
+		}
+		defer s.release(h)
 	}
+	h.meet(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return int64(len(h.members))
+	return int64(len(h.clients()))
 }
 
 // add registers a session for drain.

@@ -33,6 +33,7 @@ type session struct {
 	// Set by the first hello, before join; only read afterwards.
 	replica moveop.ReplicaID
 	name    string
+	since   int64 // when it joined; set by join, see member
 	// grant is changed by auth, under the hub's mu.
 	grant    Grant
 	admitted bool        // by a token in the Authorization header; otherwise hello brings it
@@ -48,7 +49,10 @@ type session struct {
 	heard  atomic.Int64  // when the peer was last heard of, since srv.started
 	jobs   sync.WaitGroup
 
-	place place // guarded by hub.mu
+	proving sync.Mutex // held while a sign of life is waited for
+
+	place  place // guarded by hub.mu
+	probed bool  // another process waits for a sign of life; guarded by hub.mu
 
 	mu       sync.Mutex // guards what follows
 	replies  [][]byte
@@ -331,7 +335,7 @@ func (s *session) presence(msg wire.Presence) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	if s.hub.byReplica[s.replica] == s {
-		s.hub.presence.set(s.replica, msg.State)
+		s.hub.presence.set(s.replica, "", msg.State)
 		signal(s.hub.stir)
 	}
 }
@@ -359,8 +363,7 @@ func (s *session) auth(ctx context.Context, msg wire.Auth) {
 	}
 	s.hub.mu.Lock()
 	s.grant = grant
-	s.hub.peers.changed = true // the user may be another
-	signal(s.hub.stir)
+	s.hub.membersChanged() // the user may be another
 	s.hub.mu.Unlock()
 	s.recheck(ctx)
 }

@@ -101,7 +101,7 @@ func (b *backend) migrate(ctx context.Context) (err error) {
 func (b *backend) serve(ctx context.Context) error {
 	rt, err := realtime.New(realtime.Config{
 		Store: b.db, Logger: b.log.With("service", "realtime"), AllowedOrigins: b.origins,
-		Hints: b.db.Hints(pgfuncs.HintsConfig{Logger: b.log}), // a second one may serve the same database
+		Transport: b.db.Transport(pgfuncs.TransportConfig{Logger: b.log}), // a second one may serve the same database
 	})
 	if err != nil {
 		return err

@@ -119,7 +119,7 @@ func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 type serveRealtimeCmd struct {
 	Addr        string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
 	AllowOrigin []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
-	Hints       string   `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits: ${enum}. With none, and while hints are lost, they poll every second."`
+	Hints       string   `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits, of who is there and of presence: ${enum}. With none, and while they cannot hear each other, they poll every second, and each shows its own people only."`
 	limitFlags
 	serviceFlags
 }
@@ -135,7 +135,7 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 		}
 		cfg.Store = db
 		if c.Hints == "postgres" {
-			cfg.Hints = db.Hints(pgfuncs.HintsConfig{Logger: cfg.Logger})
+			cfg.Transport = db.Transport(pgfuncs.TransportConfig{Logger: cfg.Logger})
 		}
 		gate.realtime(&cfg)
 		s, err := realtime.New(cfg)

@@ -156,10 +156,10 @@ func seedOf(t testing.TB) uint64 {
 
 // cable is a network connection that can be pulled: a forwarder to a service.
 type cable struct {
-	target string
-	ln     net.Listener
+	ln net.Listener
 
 	mu      sync.Mutex // guards what follows
+	target  string
 	cut     bool
 	left    int // connections to let through before it is cut by itself; negative for no limit
 	conns   map[net.Conn]struct{}
@@ -195,7 +195,10 @@ func (c *cable) accept() {
 
 func (c *cable) forward(near net.Conn) {
 	defer near.Close()
-	far, err := net.Dial("tcp", c.target)
+	c.mu.Lock()
+	target := c.target
+	c.mu.Unlock()
+	far, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -252,6 +255,13 @@ func (c *cable) limit(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left = n
+}
+
+// to plugs the cable in at another service, for the connections that are made from then on.
+func (c *cable) to(url string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = strings.TrimPrefix(url, "http://")
 }
 
 func (c *cable) plug() {

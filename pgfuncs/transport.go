@@ -1,0 +1,212 @@
+package pgfuncs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// roomChannel is the NOTIFY channel of Transport. A payload is "*id" for the heartbeat of one
+// Transport, or a part of a parcel. Whoever may connect to the database may notify, so that nothing
+// that comes over it may be more than a hint.
+const roomChannel = "canopy_rooms"
+
+// notifySQL sends payloads in one transaction. Such a one writes nothing that has to be on disk, so it does
+// not wait for the disk either, and holds the lock of the whole server that a NOTIFY takes for a moment only.
+const notifySQL = `select pg_notify('` + roomChannel + `', payload) from unnest($1::text[]) as payload`
+
+// TransportConfig is what DB.Transport needs; zero fields get their default.
+type TransportConfig struct {
+	// Logger is told when the connection that listens is lost and found. Defaults to none.
+	Logger *slog.Logger
+	// Heartbeat is how often Transport notifies itself, which is how it knows that it hears. A
+	// connection over which nothing came for three times that is given up. Defaults to 5 s.
+	Heartbeat time.Duration
+	// RetryMin and RetryMax bound the delay, which doubles, before the next attempt to connect.
+	// Default to 100 ms and 10 s.
+	RetryMin, RetryMax time.Duration
+}
+
+// Transport carries messages between the processes of one database, over LISTEN and NOTIFY. It
+// satisfies realtime's interface of that name. Everybody hears everything: there is one channel.
+//
+// A NOTIFY takes a lock of the whole server at commit, so nothing is ever sent in a transaction that
+// applies a batch: Send has transactions of its own, on connections of the pool. LISTEN has a
+// connection of its own. What is sent while that is lost is not heard.
+//
+// Behind a pooler that shares connections between transactions LISTEN hears nothing. Then the
+// heartbeat does not come through, and Listen says that it is not live.
+type Transport struct {
+	db   *DB
+	cfg  TransportConfig
+	id   string        // tells our own heartbeat
+	beat chan struct{} // a heartbeat is to be sent
+
+	mu      sync.Mutex // guards parcels
+	parcels uint64     // sent so far
+}
+
+// Transport returns a transport between processes; it does nothing until it is used.
+func (db *DB) Transport(cfg TransportConfig) *Transport {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&cfg.Heartbeat, 5*time.Second)
+	setDefault(&cfg.RetryMin, 100*time.Millisecond)
+	setDefault(&cfg.RetryMax, 10*time.Second)
+	return &Transport{db: db, cfg: cfg, id: uuid.NewString(), beat: make(chan struct{}, 1)}
+}
+
+func setDefault(field *time.Duration, value time.Duration) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Send notifies everybody of what is said in some rooms, in one transaction.
+func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
+	t.mu.Lock()
+	t.parcels++
+	number := t.parcels
+	t.mu.Unlock()
+	return t.notify(ctx, pack(t.id, number, batch)...)
+}
+
+func (t *Transport) notify(ctx context.Context, payloads ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Heartbeat) // the connection may be dead
+	defer cancel()
+	if _, err := t.db.pool.Exec(ctx, notifySQL, payloads); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return nil
+}
+
+// Listen calls hear for what anybody sent, this process too, until ctx is done. It calls live with true
+// when messages begin to come through, of which those from before may have been lost, and with false
+// when they cease to. Neither may block; they are called from one goroutine.
+func (t *Transport) Listen(ctx context.Context, hear func(room string, data []byte), live func(bool)) {
+	var heart sync.WaitGroup
+	heart.Go(func() { t.keepBeating(ctx) })
+	defer heart.Wait()
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval, retry.Multiplier = t.cfg.RetryMin, t.cfg.RetryMax, 2
+	retry.Reset()
+	for ctx.Err() == nil {
+		alive := false
+		err := t.listenOnce(ctx, hear, func() {
+			alive = true
+			retry.Reset()
+			t.cfg.Logger.Info("messages of other processes come through")
+			live(true)
+		})
+		if alive {
+			live(false)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		delay := retry.NextBackOff()
+		t.cfg.Logger.Warn("messages of other processes are lost: polling", "error", err, "retry_in", delay)
+		pause(ctx, delay)
+	}
+}
+
+// keepBeating notifies ourselves, now and then and when asked to. Where that fails the silence tells.
+func (t *Transport) keepBeating(ctx context.Context) {
+	heartbeat := time.NewTicker(t.cfg.Heartbeat)
+	defer heartbeat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-heartbeat.C:
+		case <-t.beat:
+		}
+		_ = t.notify(ctx, "*"+t.id)
+	}
+}
+
+// errSilent ends a connection over which our own heartbeats do not come.
+var errSilent = errors.New("no notification came for three heartbeats")
+
+// listenOnce listens over one connection until it fails. It calls alive once, when it has heard our
+// own heartbeat: then the whole way works.
+func (t *Transport) listenOnce(ctx context.Context, hear func(string, []byte), alive func()) error {
+	conn, err := t.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer closeConn(ctx, conn)
+	select {
+	case t.beat <- struct{}{}:
+	default:
+	}
+	heard, parts := false, unpacker{}
+	for {
+		payload, err := t.wait(ctx, conn)
+		if err != nil {
+			return fmt.Errorf("wait for notifications: %w", err)
+		}
+		if beat, ok := strings.CutPrefix(payload, "*"); ok {
+			if !heard && beat == t.id {
+				heard = true
+				alive()
+			}
+			continue
+		}
+		parts.add(payload, hear)
+	}
+}
+
+func (t *Transport) connect(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*t.cfg.Heartbeat)
+	defer cancel()
+	config := t.db.pool.Config().ConnConfig
+	config.RuntimeParams["application_name"] = "canopy listen"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, "listen "+roomChannel); err != nil {
+		closeConn(ctx, conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (t *Transport) wait(ctx context.Context, conn *pgx.Conn) (payload string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*t.cfg.Heartbeat, errSilent)
+	defer cancel()
+	n, err := conn.WaitForNotification(ctx)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return "", cause
+		}
+		return "", err
+	}
+	return n.Payload, nil
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the server notices by itself, too
+}
+
+// pause waits, or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

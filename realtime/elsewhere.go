@@ -1,0 +1,523 @@
+package realtime
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// elsewhere is what a hub knows of the room's sockets at other processes, and has to tell those of its
+// own. Guarded by the hub's mu.
+type elsewhere struct {
+	rosters  map[string]*roster // by process
+	awaited  map[string]struct{}
+	met      chan struct{} // closed when nobody is awaited any more
+	contests map[moveop.ReplicaID]*contest
+
+	// What is to be said.
+	head     int64 // zero: nothing new
+	beats    bool  // a sign of life
+	lists    bool  // the list of members
+	whole    bool  // and presence from the beginning
+	speaks   bool  // presence
+	probes   []moveop.ReplicaID
+	alive    []moveop.ReplicaID
+	changed  bool  // members have come or gone since the list had its version
+	version  int64 // of the list; zero: nobody
+	presence int64 // the newest change of presence that was told
+}
+
+// presenceBytes is the size after which a letter takes no more presence.
+const presenceBytes = 32 << 10
+
+// roster is who is in the room at another process.
+type roster struct {
+	version int64
+	members map[moveop.ReplicaID]member
+	heard   time.Time
+}
+
+// contest is the question whether a replica's socket at another process is alive.
+type contest struct {
+	process string
+	heard   chan struct{} // the process has answered anything at all
+	verdict chan bool     // whether it is
+}
+
+func newElsewhere() elsewhere {
+	return elsewhere{rosters: map[string]*roster{}, contests: map[moveop.ReplicaID]*contest{}}
+}
+
+// askAround asks the other processes who is in the room.
+func (h *hub) askAround() {
+	others := h.srv.cluster.others()
+	if len(others) == 0 {
+		return
+	}
+	h.mu.Lock()
+	h.away.awaited, h.away.met = others, make(chan struct{})
+	h.mu.Unlock()
+	h.srv.cluster.ask(h.room)
+}
+
+// meet waits until the other processes have told who is in the room, for Timing.Answer at most: those
+// who have not told by then are taken for gone until they are heard of.
+func (h *hub) meet(ctx context.Context) {
+	h.mu.Lock()
+	met := h.away.met
+	h.mu.Unlock()
+	if met == nil {
+		return
+	}
+	timer := time.NewTimer(h.srv.cfg.Timing.Answer)
+	defer timer.Stop()
+	select {
+	case <-met:
+		return
+	case <-ctx.Done():
+		return
+	case <-timer.C:
+	}
+	h.mu.Lock()
+	silent := h.away.awaited
+	h.away.awaited = nil
+	h.mu.Unlock()
+	h.srv.cluster.lose(silent)
+}
+
+// beat gives the others a sign of life of the room's members, if it has any.
+func (h *hub) beat() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away.version != 0 {
+		h.away.beats = true
+		h.srv.cluster.add(h)
+	}
+}
+
+// answer tells those who ask who is in the room, and what they show.
+func (h *hub) answer() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.away.lists, h.away.whole, h.away.speaks, h.away.presence = true, true, true, 0
+	h.srv.cluster.add(h)
+}
+
+// sayAgain has the next letter hold what was lost with the last one.
+func (h *hub) sayAgain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.away.head, h.away.lists = h.told, true
+	h.srv.cluster.add(h)
+}
+
+// list makes a new version of the list of members. The caller holds mu.
+func (h *hub) list() {
+	h.away.changed, h.away.lists, h.away.version = false, true, 0
+	if len(h.members) > 0 {
+		h.away.version = h.srv.cluster.versions.Add(1)
+	}
+	h.srv.cluster.add(h)
+}
+
+// say takes what there is to be said; ok is false if that is nothing.
+func (h *hub) say() (l letter, ok bool) {
+	alone := h.srv.cluster.alone()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := &h.away
+	l = letter{From: h.srv.cluster.id, Head: a.head, Probes: a.probes, Alive: a.alive}
+	if alone {
+		a.speaks = false // whoever comes asks
+	}
+	if a.lists && !alone {
+		if l.Members = h.roster(); len(l.Members) == 0 {
+			a.version = 0
+		}
+	}
+	if a.speaks {
+		l.Presence = h.speak()
+	}
+	l.Version, l.Whole = a.version, a.whole
+	ok = a.head > 0 || !alone && (a.beats || a.lists || len(l.Presence)+len(a.probes)+len(a.alive) > 0)
+	a.head, a.beats, a.lists, a.whole, a.probes, a.alive = 0, false, false, false, nil, nil
+	return l, ok
+}
+
+// roster lists the members, as many as go into a letter, those who are longest here first. The caller
+// holds mu.
+func (h *hub) roster() []member {
+	list := make([]member, 0, len(h.members))
+	for s := range h.members {
+		list = append(list, member{Replica: s.replica, Name: s.name, User: s.grant.User, Since: s.since})
+	}
+	slices.SortFunc(list, func(a, b member) int { return cmp.Compare(a.Since, b.Since) })
+	left := h.srv.cfg.Limits.RosterBytes
+	return slices.DeleteFunc(list, func(m member) bool {
+		fits := m.size() <= left
+		if fits {
+			left -= m.size()
+		}
+		return !fits
+	})
+}
+
+// speak takes the presence that others have not been told of, as far as it may be told now. The caller
+// holds mu.
+func (h *hub) speak() map[moveop.ReplicaID]json.RawMessage {
+	c, a := h.srv.cluster, &h.away
+	a.speaks = false
+	if c.presence.overdrawn() > 0 {
+		h.srv.metrics.limited.WithLabelValues("transport_presence").Inc()
+		a.speaks = true
+		signal(h.stir) // look again at the next tick
+		return nil
+	}
+	said, size := map[moveop.ReplicaID]json.RawMessage{}, 0
+	for _, e := range h.presence.since(a.presence) {
+		if e.process != "" {
+			continue
+		}
+		if size > presenceBytes {
+			a.speaks = true
+			signal(h.stir)
+			break
+		}
+		said[e.replica] = orNull(e.state)
+		size += len(e.state) + 32
+		a.presence = e.change
+	}
+	c.presence.spend(size)
+	return said
+}
+
+// listen takes in what another process says in the room.
+func (h *hub) listen(ctx context.Context, l *letter) {
+	if l.Head > 0 {
+		h.hint(l.Head)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.takeRoster(ctx, l)
+	for _, r := range l.Alive {
+		if c := h.away.contests[r]; c != nil && c.process == l.From {
+			c.decide(true)
+		}
+	}
+	for _, r := range l.Probes {
+		h.probed(ctx, r)
+	}
+	h.takePresence(l)
+}
+
+// takeRoster takes in who is there at another process. The caller holds mu.
+func (h *hub) takeRoster(ctx context.Context, l *letter) {
+	a := &h.away
+	if _, ok := a.awaited[l.From]; ok && (l.Version == 0 || len(l.Members) > 0) {
+		if delete(a.awaited, l.From); len(a.awaited) == 0 {
+			close(a.met)
+			a.awaited = nil
+		}
+	}
+	for _, c := range a.contests {
+		if c.process == l.From {
+			signal(c.heard)
+		}
+	}
+	r := a.rosters[l.From]
+	switch {
+	case l.Version == 0:
+		h.setRoster(l.From, nil)
+	case len(l.Members) > 0:
+		h.setRoster(l.From, newRoster(l, h.srv.cfg.Limits.RosterBytes))
+		h.contestOlder(ctx, l.From)
+		if r == nil && !l.Whole {
+			h.srv.cluster.ask(h.room) // somebody may have shown something already
+		}
+	case r == nil || r.version != l.Version:
+		h.srv.cluster.ask(h.room)
+	default:
+		r.heard = time.Now()
+		h.contestOlder(ctx, l.From)
+	}
+}
+
+func newRoster(l *letter, limit int) *roster {
+	r := &roster{version: l.Version, members: map[moveop.ReplicaID]member{}, heard: time.Now()}
+	size := 0
+	for _, m := range l.Members {
+		if size += m.size(); size > limit || !m.Replica.Valid() {
+			break
+		}
+		r.members[m.Replica] = m
+	}
+	return r
+}
+
+// setRoster replaces what a process has told; nil for nobody. Presence goes with its replica. The caller
+// holds mu.
+func (h *hub) setRoster(process string, next *roster) {
+	a := &h.away
+	last := a.rosters[process]
+	if last == nil && next == nil {
+		return
+	}
+	delete(a.rosters, process)
+	if next != nil {
+		a.rosters[process] = next
+	}
+	for replica, e := range h.presence.entries {
+		if e.process == process && !next.has(replica) {
+			h.presence.set(replica, process, nil)
+		}
+	}
+	for replica, c := range a.contests {
+		if c.process == process && !next.has(replica) {
+			c.decide(false)
+		}
+	}
+	if !last.same(next) {
+		h.peers.changed = true
+		signal(h.stir)
+	}
+}
+
+func (r *roster) has(replica moveop.ReplicaID) bool {
+	if r == nil {
+		return false
+	}
+	_, ok := r.members[replica]
+	return ok
+}
+
+// same reports whether sockets would be told the same of both.
+func (r *roster) same(other *roster) bool {
+	if r == nil || other == nil || len(r.members) != len(other.members) {
+		return false
+	}
+	for replica, m := range r.members {
+		if o, ok := other.members[replica]; !ok || o.peer() != m.peer() {
+			return false
+		}
+	}
+	return true
+}
+
+// takePresence takes in what members elsewhere show. The caller holds mu.
+func (h *hub) takePresence(l *letter) {
+	r := h.away.rosters[l.From]
+	for replica, state := range l.Presence {
+		if !r.has(replica) || h.byReplica[replica] != nil || len(state) > h.srv.cfg.Limits.PresenceBytes {
+			continue
+		}
+		if string(state) == "null" {
+			state = nil
+		}
+		h.presence.set(replica, l.From, state)
+		signal(h.stir)
+	}
+}
+
+// forget drops whom a process has told of: it is gone.
+func (h *hub) forget(process string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.setRoster(process, nil)
+	if delete(h.away.awaited, process); h.away.awaited != nil && len(h.away.awaited) == 0 {
+		close(h.away.met)
+		h.away.awaited = nil
+	}
+}
+
+// forgetSilent drops whom those processes have told of that were last heard of before limit.
+func (h *hub) forgetSilent(limit time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for process, r := range h.away.rosters {
+		if r.heard.Before(limit) {
+			h.setRoster(process, nil)
+		}
+	}
+}
+
+// clients lists the members here and elsewhere in a stable order. The caller holds mu.
+func (h *hub) clients() []wire.Peer {
+	peers := make([]wire.Peer, 0, len(h.members))
+	for s := range h.members {
+		peers = append(peers, wire.Peer{Replica: s.replica, Name: s.name, User: s.grant.User})
+	}
+	for _, r := range h.away.rosters {
+		for replica, m := range r.members {
+			if h.byReplica[replica] == nil {
+				peers = append(peers, m.peer())
+			}
+		}
+	}
+	slices.SortFunc(peers, func(a, b wire.Peer) int {
+		return cmp.Or(cmp.Compare(a.Replica, b.Replica), cmp.Compare(a.Name, b.Name), cmp.Compare(a.User, b.User))
+	})
+	return slices.CompactFunc(peers, func(a, b wire.Peer) bool { return a.Replica == b.Replica })
+}
+
+// after is a time for a socket that has just come, later than those of its replica's sockets that are
+// known of. The caller holds mu.
+func (h *hub) after(replica moveop.ReplicaID) int64 {
+	since := time.Now().UnixMicro()
+	for _, r := range h.away.rosters {
+		if m, ok := r.members[replica]; ok {
+			since = max(since, m.Since+1)
+		}
+	}
+	return since
+}
+
+// older returns a process with a socket of s's replica that was there before s; empty if there is none.
+// The caller holds mu.
+func (h *hub) older(s *session) (process string) {
+	for p, r := range h.away.rosters {
+		m, ok := r.members[s.replica]
+		if ok && cmp.Or(cmp.Compare(m.Since, s.since), cmp.Compare(p, h.srv.cluster.id)) < 0 {
+			return p
+		}
+	}
+	return ""
+}
+
+// contested finds out whether another process has a live socket of s's replica that was there before s.
+func (h *hub) contested(ctx context.Context, s *session) bool {
+	for ctx.Err() == nil && h.srv.hinted.Load() {
+		c := h.challenge(s)
+		if c == nil {
+			return false
+		}
+		alive := c.wait(ctx, h.srv.cfg.Timing)
+		h.mu.Lock()
+		delete(h.away.contests, s.replica)
+		h.mu.Unlock()
+		switch alive {
+		case yes:
+			return true
+		case silent:
+			h.forget(c.process)
+			continue
+		case noAnswer:
+			return false
+		}
+	}
+	return false
+}
+
+// challenge has the process that has an older socket of s's replica asked; nil if there is none.
+func (h *hub) challenge(s *session) *contest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	process := h.older(s)
+	if process == "" || h.byReplica[s.replica] != s || h.away.contests[s.replica] != nil {
+		return nil
+	}
+	c := &contest{process, make(chan struct{}, 1), make(chan bool, 1)}
+	h.away.contests[s.replica] = c
+	h.away.probes = append(h.away.probes, s.replica)
+	h.srv.cluster.add(h)
+	return c
+}
+
+// outcome is how a contest ends.
+type outcome int
+
+const (
+	no       outcome = iota
+	yes              // the other socket is alive
+	silent           // the other process is not
+	noAnswer         // in time
+)
+
+func (c *contest) decide(alive bool) {
+	select {
+	case c.verdict <- alive:
+	default:
+	}
+}
+
+// wait waits for the verdict: a process that is there answers something at once, and knows after
+// Timing.Probe.
+func (c *contest) wait(ctx context.Context, timing Timing) outcome {
+	timer := time.NewTimer(timing.Answer)
+	defer timer.Stop()
+	late := silent
+	for {
+		select {
+		case alive := <-c.verdict:
+			if alive {
+				return yes
+			}
+			return no
+		case <-c.heard:
+			if late == silent {
+				late = noAnswer
+				timer.Reset(timing.Probe + timing.Answer)
+			}
+		case <-timer.C:
+			return late
+		case <-ctx.Done():
+			return noAnswer
+		}
+	}
+}
+
+// contestOlder closes sockets whose replica has an older one at a process that has just told of it: the
+// two did not know of each other. The caller holds mu.
+func (h *hub) contestOlder(ctx context.Context, process string) {
+	for replica := range h.away.rosters[process].members {
+		s := h.byReplica[replica]
+		if s == nil || h.away.contests[replica] != nil || h.older(s) == "" {
+			continue
+		}
+		h.srv.running.Go(func() {
+			if h.contested(ctx, s) {
+				s.turnAway(replicaInUse(s.replica))
+			}
+		})
+	}
+}
+
+// probed answers another process that has a newer socket of a replica: whether the one here is alive. If
+// it is not it makes way. The caller holds mu.
+func (h *hub) probed(ctx context.Context, replica moveop.ReplicaID) {
+	s := h.byReplica[replica]
+	if s == nil {
+		h.list()
+		return
+	}
+	h.away.beats = true
+	h.srv.cluster.add(h)
+	if s.probed {
+		return
+	}
+	s.probed = true
+	h.srv.running.Go(func() {
+		alive := s.alive(ctx)
+		if !alive {
+			s.close(wire.CloseReplicaInUse, replaced)
+			h.leave(s)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		s.probed = false
+		if alive {
+			h.away.alive = append(h.away.alive, replica)
+			h.srv.cluster.add(h)
+		} else {
+			h.list()
+		}
+	})
+}
+
+func replicaInUse(replica moveop.ReplicaID) *wire.Error {
+	return wire.NewError(wire.CodeReplicaInUse, "replica %s is connected already", replica)
+}
