@@ -27,7 +27,7 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 	}
 	s.c.setProgress(func(p *progress) { p.state, p.rows, p.rowsTotal = StateBootstrapping, 0, 0 })
 	began := time.Now()
-	l := &loader{st: s.c.store, report: func(rows, total int64) {
+	l := &loader{st: s.c.store, held: s.held, report: func(rows, total int64) {
 		s.c.setProgress(func(p *progress) { p.rows, p.rowsTotal = rows, total })
 	}}
 	found, err := s.download(ctx, l)
@@ -62,7 +62,7 @@ func (s *syncer) startOver(ctx context.Context) error {
 	if s.c.store.meta.Load().seq == 0 {
 		return nil
 	}
-	l := &loader{st: s.c.store}
+	l := &loader{st: s.c.store, held: s.held}
 	if err := l.prepare(ctx); err != nil {
 		return err
 	}

@@ -118,6 +118,7 @@ func (e *examination) file() error {
 // digest recomputes the digest.
 func (e *examination) digest() error {
 	digest := &e.d.Digest
+	*digest = e.meta.folded
 	err := e.each(`SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
 		UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
 		UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`, nil,

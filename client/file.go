@@ -186,7 +186,8 @@ func writeDraft(path string, fresh meta) (err error) {
 	err = s.script("BEGIN",
 		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
 		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
-		createMeta, addUndoNext, addUndoEnded, createOutbox, addReason, createOwn, createUndo)
+		createMeta, addUndoNext, addUndoEnded, addHorizon, addFoldedOps, addFoldedLog, addFoldedState,
+		createOutbox, addReason, createOwn, createUndo)
 	if err != nil {
 		return err
 	}

@@ -202,7 +202,12 @@ func (l *link) refused(e *wire.Error) error {
 
 func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	m := l.c.store.meta.Load()
-	if m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
+	l.held = held{epoch: w.Epoch, head: w.Head}
+	if w.LastTS != nil {
+		l.held.last = *w.LastTS
+	}
+	l.unsure = false
+	if l.needSnapshot || m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
 		return fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
 	}
 	if w.LastTS != nil && m.issued.Before(*w.LastTS) {

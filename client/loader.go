@@ -30,6 +30,7 @@ type loader struct {
 	abort  context.CancelFunc // ends what the source waits for; may be nil
 
 	header format.Header
+	held   held // what the server is known to hold of this replica
 	rows   int64
 	total  int64 // estimated
 	digest moveop.Digest
@@ -67,14 +68,11 @@ func (l *loader) load(ctx context.Context, src io.Reader, room string) error {
 	return l.check()
 }
 
-// check recomputes the digest: what is swapped in is what the header says. A log that was compacted
-// cannot be added up.
+// check recomputes the digest: what is swapped in is what the header says.
 func (l *loader) check() error {
-	want := l.header.Digest
-	if l.digest.State != want.State || l.header.Horizon.IsZero() && l.digest != want {
+	if l.digest = l.header.Whole(l.digest); l.digest != l.header.Digest {
 		return fmt.Errorf("%w: its rows do not add up to its digest", format.ErrCorrupt)
 	}
-	l.digest = want
 	return nil
 }
 
@@ -288,6 +286,10 @@ func (l *loader) install(ctx context.Context) error {
 // transaction.
 func (l *loader) swap(ctx context.Context) error {
 	return l.st.update(ctx, Snapshot, func(t *txn) error {
+		lost, err := t.lost(&l.header, l.held)
+		if err != nil {
+			return err
+		}
 		for _, table := range logTables {
 			if err := t.script("DROP TABLE "+table.name, "ALTER TABLE "+draftPrefix+table.name+" RENAME TO "+table.name); err != nil {
 				return err
@@ -295,41 +297,12 @@ func (l *loader) swap(ctx context.Context) error {
 		}
 		t.meta.epoch, t.meta.seq, t.meta.acked = l.header.Epoch, l.header.Seq, 0
 		t.meta.digest, t.meta.newest = l.digest, l.newest
+		t.meta.horizon, t.meta.folded = l.header.Horizon, l.header.Folded
 		t.accept(l.last)
+		t.accept(l.header.Horizon)
 		t.changes.all()
-		return t.reapply()
+		return t.reapply(l.held, lost)
 	})
-}
-
-// reapply applies the outbox to a log that the server made, and takes out of it what is there already.
-func (t *txn) reapply() error {
-	all, err := t.outbox()
-	if err != nil {
-		return err
-	}
-	ops := make([]moveop.Op, len(all))
-	for i := range all {
-		ops[i] = all[i].op
-	}
-	logged, err := t.findAll(ops)
-	if err != nil {
-		return err
-	}
-	var missing []moveop.Op
-	for i := range ops {
-		known, ok := logged[ops[i].TS]
-		switch {
-		case !ok:
-			missing = append(missing, ops[i])
-		case !known.SameBody(ops[i]):
-			return fmt.Errorf("%w: %s", errConflict, known.TS)
-		default:
-			if err := t.unqueue(known.TS); err != nil {
-				return err
-			}
-		}
-	}
-	return t.add(missing)
 }
 
 func dropDrafts(s *session) error {

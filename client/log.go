@@ -46,6 +46,9 @@ func (t *txn) placement(n moveop.NodeID) (p placement, ok bool, err error) {
 // Newest implements tree.Log.
 func (l moveLog) Newest() (moveop.Timestamp, error) { return l.meta.newest, nil }
 
+// Horizon implements tree.Log.
+func (l moveLog) Horizon() moveop.Timestamp { return l.meta.horizon }
+
 // NamedAsParent implements tree.Log.
 func (l moveLog) NamedAsParent(n moveop.NodeID) (named bool, err error) {
 	_, err = l.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?1)

@@ -171,21 +171,24 @@ func (t *txn) restamp() error {
 	if err := t.takeBack(all); err != nil {
 		return err
 	}
+	t.restartClock()
+	return t.stampAnew(all)
+}
+
+// restartClock makes a clock for what is stamped anew: it need only be later than what the server has.
+func (t *txn) restartClock() {
 	t.store.clock = moveop.NewClock(t.meta.replica, t.meta.accepted, t.store.now)
 	t.store.clock.SetOffset(t.meta.offset)
-	return t.stampAnew(all)
 }
 
 // takeBack removes operations from the outbox and from the log.
 func (t *txn) takeBack(all []queued) error {
-	ops := make([]moveop.Op, len(all))
 	for i := range all {
-		ops[i] = all[i].op
-		if err := t.unqueue(ops[i].TS); err != nil {
+		if err := t.unqueue(all[i].op.TS); err != nil {
 			return err
 		}
 	}
-	if err := t.withdraw(ops); err != nil {
+	if err := t.withdraw(operations(all)); err != nil {
 		return fmt.Errorf("withdraw pending operations: %w", err)
 	}
 	return nil

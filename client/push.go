@@ -22,6 +22,8 @@ const (
 	// forbiddenWait is how long to wait after the server said that the token does not allow pushing:
 	// rights change, but seldom.
 	forbiddenWait = time.Minute
+	// slowClock is how far behind the server's clock ours may be when operations are found too old.
+	slowClock = time.Second
 	// pushOverhead is what a push takes beside its operations, in bytes.
 	pushOverhead = 256
 )
@@ -53,7 +55,7 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 		return 0, l.refuseOp(ctx, batch[0].TS, e) // alone in its batch, or it would fit
 	}
 	l.id++
-	l.inflight = batch
+	l.inflight, l.unsure = batch, true
 	return pingInterval, l.conn.write(frame)
 }
 
@@ -104,7 +106,7 @@ func (l *link) ack(ctx context.Context, ack wire.Ack) error {
 	if err != nil {
 		return fmt.Errorf("record acknowledgement: %w", err)
 	}
-	l.inflight = nil
+	l.inflight, l.unsure = nil, false
 	l.maxBatch = min(2*l.maxBatch, wire.DefaultLimit)
 	l.backoff.Reset()
 	l.c.setProgress(func(p *progress) { p.head, p.err = max(p.head, ack.Head), nil })
@@ -124,12 +126,15 @@ func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 		return err
 	}
 	batch := l.inflight
-	l.inflight = nil
+	l.inflight, l.unsure = nil, false
 	l.log.Warn("push refused", "ops", len(batch), "error", &nack.Error)
 	switch nack.Code {
 	case wire.CodeClockSkew:
 		return l.correctClock(ctx, nack.ServerTime)
 	case wire.CodeTooOld:
+		if l.offset(nack.ServerTime) > slowClock {
+			return l.correctClock(ctx, nack.ServerTime) // or the new timestamps may be too old as well
+		}
 		return l.update(ctx, (*txn).restamp)
 	case wire.CodeConflict, wire.CodeOutOfOrder:
 		// Another copy of the file pushed under our id.

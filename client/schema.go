@@ -3,7 +3,7 @@ package client
 // applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
 const (
 	applicationID = 0x434e5059
-	schemaVersion = 3
+	schemaVersion = 4
 )
 
 // The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
@@ -76,6 +76,11 @@ const (
 	// into it.
 	addUndoNext  = `ALTER TABLE meta ADD COLUMN undo_next INTEGER NOT NULL DEFAULT 0`
 	addUndoEnded = `ALTER TABLE meta ADD COLUMN undo_ended INTEGER NOT NULL DEFAULT 0`
+
+	addHorizon     = `ALTER TABLE meta ADD COLUMN horizon BLOB NOT NULL DEFAULT x'00000000000000000000000000000000'`
+	addFoldedOps   = `ALTER TABLE meta ADD COLUMN folded_ops INTEGER NOT NULL DEFAULT 0`
+	addFoldedLog   = `ALTER TABLE meta ADD COLUMN folded_log INTEGER NOT NULL DEFAULT 0`
+	addFoldedState = `ALTER TABLE meta ADD COLUMN folded_state INTEGER NOT NULL DEFAULT 0`
 )
 
 // upgrades are the statements that bring a file of an earlier version, the index, one version further.
@@ -93,6 +98,7 @@ var upgrades = [schemaVersion][]string{
 		createNamed, fillNamed(""),
 		`DROP INDEX IF EXISTS ops_parents_a`, `DROP INDEX IF EXISTS ops_parents_b`,
 	},
+	3: {addHorizon, addFoldedOps, addFoldedLog, addFoldedState},
 }
 
 // indexNames are the endings of the names of indexes. Two sets take turns, because the tables of a

@@ -22,6 +22,10 @@ var downgrades = [...][]string{
 		"ALTER TABLE meta DROP COLUMN undo_next", "ALTER TABLE meta DROP COLUMN undo_ended",
 		"DROP TABLE named", "CREATE INDEX ops_parents_a ON ops (parent) WHERE kind = 1",
 	},
+	3: {
+		"ALTER TABLE meta DROP COLUMN horizon", "ALTER TABLE meta DROP COLUMN folded_ops",
+		"ALTER TABLE meta DROP COLUMN folded_log", "ALTER TABLE meta DROP COLUMN folded_state",
+	},
 }
 
 // downgrade makes a file one of an earlier version.

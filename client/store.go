@@ -29,7 +29,10 @@ type meta struct {
 	pending int64 // operations in the outbox, refused ones included
 	refused int64 // of these, those that the server refused for good
 
-	digest moveop.Digest // of everything in the log, pending operations included
+	digest moveop.Digest // of everything that the log ever held, pending operations included
+
+	horizon moveop.Timestamp // where the log begins, see tree.Log; zero if it is whole
+	folded  moveop.Digest    // the part of digest that the server had taken out of the log
 
 	history history
 }
@@ -43,12 +46,13 @@ func (m *meta) last() moveop.Timestamp {
 }
 
 func (m *meta) load(s *session) error {
-	var replica, offset, log, state int64
+	var replica, offset, log, state, foldedLog, foldedState int64
 	ok, err := s.row(`SELECT room, replica, issued, accepted, newest, clock_offset, epoch, seq, acked,
-		version, pending, refused, digest_ops, digest_log, digest_state, undo_next, undo_ended FROM meta`, nil,
+		version, pending, refused, digest_ops, digest_log, digest_state, undo_next, undo_ended,
+		horizon, folded_ops, folded_log, folded_state FROM meta`, nil,
 		&m.room, &replica, (*blob)(&m.issued), (*blob)(&m.accepted), (*blob)(&m.newest), &offset, &m.epoch,
 		&m.seq, &m.acked, &m.version, &m.pending, &m.refused, &m.digest.Ops, &log, &state,
-		&m.history.next, &m.history.ended)
+		&m.history.next, &m.history.ended, (*blob)(&m.horizon), &m.folded.Ops, &foldedLog, &foldedState)
 	if err != nil {
 		return fmt.Errorf("read replica file: %w", err)
 	}
@@ -57,13 +61,14 @@ func (m *meta) load(s *session) error {
 	}
 	m.replica, m.offset = moveop.ReplicaID(replica), time.Duration(offset)*time.Millisecond
 	m.digest.Log, m.digest.State = uint64(log), uint64(state)
+	m.folded.Log, m.folded.State = uint64(foldedLog), uint64(foldedState)
 	return m.history.load(s)
 }
 
 // insert writes the row of a new file; save fills in what is not zero.
 func (m *meta) insert(s *session) error {
 	zero := make([]byte, 16)
-	_, err := s.exec(`INSERT INTO meta VALUES (1, ?, 0, ?, ?, ?, 0, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)`, m.room, zero, zero, zero)
+	_, err := s.exec(`INSERT INTO meta VALUES (1, ?1, 0, ?2, ?2, ?2, 0, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?2, 0, 0, 0)`, m.room, zero)
 	if err != nil {
 		return err
 	}
@@ -82,10 +87,12 @@ func (s *session) own(replica moveop.ReplicaID) error {
 func (m *meta) save(s *session) error {
 	_, err := s.exec(`UPDATE meta SET replica = ?, issued = ?, accepted = ?, newest = ?, clock_offset = ?,
 		epoch = ?, seq = ?, acked = ?, version = ?, pending = ?, refused = ?,
-		digest_ops = ?, digest_log = ?, digest_state = ?, undo_next = ?, undo_ended = ?`,
+		digest_ops = ?, digest_log = ?, digest_state = ?, undo_next = ?, undo_ended = ?,
+		horizon = ?, folded_ops = ?, folded_log = ?, folded_state = ?`,
 		int64(m.replica), m.issued[:], m.accepted[:], m.newest[:], m.offset.Milliseconds(),
 		m.epoch, m.seq, m.acked, m.version, m.pending, m.refused,
-		m.digest.Ops, int64(m.digest.Log), int64(m.digest.State), m.history.next, m.history.ended)
+		m.digest.Ops, int64(m.digest.Log), int64(m.digest.State), m.history.next, m.history.ended,
+		m.horizon[:], m.folded.Ops, int64(m.folded.Log), int64(m.folded.State))
 	return err
 }
 

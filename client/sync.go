@@ -39,6 +39,8 @@ type syncer struct {
 	backoff *backoff.ExponentialBackOff
 
 	needSnapshot bool
+	held         held         // what the last welcome said
+	unsure       bool         // there was none yet, or a push since then has no answer
 	repairing    []chan error // who waits for a snapshot
 	inUse        int          // connections in a row that were refused because our replica is in use
 	maxBatch     int          // operations of one push; halved when the server finds it too large
@@ -51,7 +53,7 @@ func newSyncer(c *Client) *syncer {
 	return &syncer{
 		c: c, backoff: b, maxBatch: wire.DefaultLimit,
 		log:          c.opts.Logger.With(slog.String("room", c.opts.Room)),
-		needSnapshot: c.store.meta.Load().epoch == "",
+		needSnapshot: c.store.meta.Load().epoch == "", unsure: true,
 	}
 }
 
@@ -86,7 +88,7 @@ func stateAfter(err error) State {
 
 // once goes through one connection, from the snapshot that may have to come first to its end.
 func (s *syncer) once(ctx context.Context) error {
-	if s.needSnapshot {
+	if s.needSnapshot && !s.mustAsk() {
 		err := s.bootstrap(ctx)
 		s.repaired(err)
 		if err != nil {
@@ -105,6 +107,13 @@ func (s *syncer) once(ctx context.Context) error {
 		s.inUse = 0
 	}
 	return err
+}
+
+// mustAsk reports whether a welcome has to come before a snapshot: what got through without our knowing
+// need not be in it, if it has been folded.
+func (s *syncer) mustAsk() bool {
+	m := s.c.store.meta.Load()
+	return s.unsure && m.epoch != "" && m.pending > 0
 }
 
 // retryIn draws the consequences of how a connection ended and says how long to wait.

@@ -62,6 +62,8 @@ func domainError(doing string, err error) error {
 	switch pgErr.Code {
 	case "CN404":
 		return wire.ErrUnknownRoom
+	case "CN411":
+		return wire.NewError(wire.CodeCompacted, "%s: take a snapshot", pgErr.Message)
 	case "CN500":
 		return fmt.Errorf("%s: %w: %w", doing, ErrDamaged, pgErr)
 	case "22P02": // invalid text representation: only a value's JSON arrives as text

@@ -14,7 +14,8 @@ import (
 )
 
 // OpsAfter returns at most limit operations with seq > after, contiguous from after+1, corrections with
-// their cause. Fewer than limit means that the head was reached.
+// their cause. Fewer than limit means that the head was reached. The error is a *wire.Error (compacted)
+// where after is below the room's min_seq.
 func (db *DB) OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error) {
 	rows, _ := db.pool.Query(ctx, `
 		select seq, ts, kind, node, parent, order_key, key, value::text, known, cause

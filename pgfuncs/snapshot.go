@@ -58,24 +58,24 @@ type roomSnapshot struct {
 }
 
 func (s *roomSnapshot) begin(ctx context.Context, tx pgx.Tx, room string) error {
-	var id, ops, nodes, values int64
-	var log, state int64
+	var id, nodes, values, log, state, foldedLog int64
 	h := format.Header{Format: format.Version}
 	err := tx.QueryRow(ctx, `
-		select room_id, name, epoch::text, head, horizon, now(), ops, log_digest, state_digest,
+		select room_id, name, epoch::text, head, horizon, now(), ops, log_digest, state_digest, folded_ops, folded_log,
 		       (select count(*) from canopy.nodes n where n.room_id = r.room_id),
 		       (select count(*) from canopy.values v where v.room_id = r.room_id)
 		  from canopy.rooms r
 		 where name = $1`, room,
-	).Scan(&id, &h.Room, &h.Epoch, &h.Seq, (*[16]byte)(&h.Horizon), &h.Created, &ops, &log, &state, &nodes, &values)
+	).Scan(&id, &h.Room, &h.Epoch, &h.Seq, (*[16]byte)(&h.Horizon), &h.Created,
+		&h.Digest.Ops, &log, &state, &h.Folded.Ops, &foldedLog, &nodes, &values)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return wire.ErrUnknownRoom
 	}
 	if err != nil {
 		return domainError("read room", err)
 	}
-	h.Digest.Ops, h.Digest.Log, h.Digest.State = ops, uint64(log), uint64(state)
-	h.Sections = format.Sections(nodes, values, max(0, ops-nodes-values))
+	h.Digest.Log, h.Digest.State, h.Folded.Log = uint64(log), uint64(state), uint64(foldedLog)
+	h.Sections = format.Sections(nodes, values, max(0, h.Digest.Ops-h.Folded.Ops-nodes-values))
 	s.header = h
 	_, err = tx.Exec(ctx, `select set_config('canopy.snapshot_room', $1, true)`, strconv.FormatInt(id, 10))
 	if err != nil {

@@ -2,6 +2,7 @@ package proptest
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -153,8 +154,10 @@ func (n *network) run(steps []step) error {
 		}
 	}
 	for _, c := range n.clients {
-		if err := n.push(len(c.outbox), false, c); err != nil {
-			return err
+		for len(c.outbox) > 0 {
+			if err := n.push(len(c.outbox), false, c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -189,8 +192,15 @@ func (n *network) push(ops int, lost bool, clients ...*client) error {
 	if len(batch) == 0 {
 		return nil
 	}
+	err := n.apply(batch)
+	if errors.Is(err, ErrTooOld) {
+		for _, c := range clients {
+			c.rebase(n.server, n.now)
+		}
+		return nil
+	}
 	n.pushed = append(n.pushed, batch)
-	if err := n.apply(batch); err != nil || lost {
+	if err != nil || lost {
 		return err
 	}
 	for _, c := range clients {

@@ -50,7 +50,8 @@ type Store interface {
 	LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error)
 	// Apply applies one batch as one transaction.
 	Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error)
-	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head.
+	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head. The error
+	// is a *wire.Error with CodeCompacted where after is below the room's MinSeq.
 	OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error)
 	Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit int) (wire.Page, error)
 	// Subtree reads everything below node, at most depth levels down (0: all of them).

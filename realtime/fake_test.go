@@ -170,7 +170,10 @@ func (f *fakeStore) OpsAfter(_ context.Context, name string, after int64, limit 
 	if err != nil {
 		return nil, err
 	}
-	if after < r.MinSeq || after > r.Head {
+	if after < r.MinSeq {
+		return nil, wire.NewError(wire.CodeCompacted, "ops up to %d are gone", r.MinSeq)
+	}
+	if after > r.Head {
 		return nil, nil
 	}
 	return slices.Clone(r.ops[after:min(after+int64(limit), r.Head)]), nil

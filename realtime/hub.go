@@ -231,6 +231,9 @@ func (h *hub) relay(ctx context.Context) {
 	for {
 		after, limit := h.seq(), h.chunk.n
 		ops, err := h.readOps(ctx, after, limit)
+		if compacted(err) && h.skip(ctx, after) {
+			continue
+		}
 		if err != nil {
 			if !errors.Is(err, wire.ErrUnknownRoom) && ctx.Err() == nil {
 				_ = h.srv.storeError(h.log, "read ops", err) // logged there; the next poll tries again
@@ -247,6 +250,30 @@ func (h *hub) relay(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// compacted reports whether a store no longer has the ops asked for.
+func compacted(err error) bool {
+	refused, ok := errors.AsType[*wire.Error](err)
+	return ok && refused.Code == wire.CodeCompacted
+}
+
+// skip goes on behind ops that were folded before they were relayed from here. Whoever has not got them
+// by then finds out from the log that it has to take a snapshot. It reports whether that was the case.
+func (h *hub) skip(ctx context.Context, after int64) bool {
+	if _, err := h.refresh(ctx); err != nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.relayed != after || h.minSeq <= after {
+		return false
+	}
+	h.log.Warn("ops were folded before they were relayed", "from", after+1, "to", h.minSeq)
+	h.tail.clear()
+	h.relayed = h.minSeq
+	h.wakeAll()
+	return true
 }
 
 func (h *hub) readOps(ctx context.Context, after int64, limit int) ([]moveop.Op, error) {

@@ -307,6 +307,30 @@ func TestRoomIsMadeWithItsProposedEpoch(t *testing.T) {
 	}
 }
 
+// What is folded before a connected socket has got it, it has to take a snapshot for; the room goes on.
+func TestFoldedBeforeItWasRelayed(t *testing.T) {
+	t.Parallel()
+	for _, minSeq := range []int64{6, 7} {
+		t.Run(fmt.Sprint(minSeq), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := setupPipe(t)
+				room := s.seed("plan", 4)
+				p := s.join("plan", 0xa)
+				p.readTo(4)
+				s.commit("plan", 0xb, 1, 3)
+				s.store.set(func(f *fakeStore) { f.rooms["plan"].MinSeq = minSeq })
+				if got := expect[wire.Resync](p); got != (wire.Resync{Reason: wire.ResyncCompacted, Epoch: room.Epoch, Head: 7}) {
+					t.Errorf("resync %+v", got)
+				}
+				p.hello(0xa, &room.Epoch, 7)
+				p.push(1)
+				p.readTo(8)
+			})
+		})
+	}
+}
+
 func TestReplacedHistory(t *testing.T) {
 	t.Parallel()
 	for name, replace := range map[string]func(r *fakeRoom){

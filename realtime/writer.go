@@ -224,6 +224,10 @@ func (w *writer) catchUp(ctx context.Context) *frame {
 	}
 	w.srv.metrics.catchUps.Inc()
 	ops, err := w.hub.readOps(ctx, at.cursor, w.chunk.n)
+	if compacted(err) {
+		w.lost(ctx, at.cursor)
+		return nil
+	}
 	if err != nil {
 		_ = w.srv.storeError(w.log, "read ops", err) // logged there
 		w.pause(ctx)

@@ -21,6 +21,9 @@ type Move struct {
 type Log interface {
 	// Newest is the greatest timestamp of any move in the log, effective or not; zero if none.
 	Newest() (moveop.Timestamp, error)
+	// Horizon is where a compacted log begins: of moves at or before it the log has just what the moves
+	// after it need, and no flag of theirs changes any more. Zero if the log is whole.
+	Horizon() moveop.Timestamp
 	// NamedAsParent reports whether any move in the log, effective or not, has n as its parent.
 	// It may err towards true: that costs time only.
 	NamedAsParent(n moveop.NodeID) (bool, error)
@@ -61,6 +64,9 @@ func (e *CycleError) Error() string {
 // whose answer can differ for that are looked at again (see affected). Cost: the depth of the tree
 // for a move newer than all others; O(1) for a node that was never named as a parent, however late;
 // otherwise depth plus what can flip, independent of how many moves came after.
+//
+// In a compacted log a new move at or before the horizon is the correction of a delete that holds its
+// node: it is effective, and changes what is after the horizon only.
 func Replay(log Log, moves []moveop.Op) error {
 	newest, err := log.Newest()
 	if err != nil {
@@ -69,7 +75,7 @@ func Replay(log Log, moves []moveop.Op) error {
 	if !slices.IsSortedFunc(moves, byTime) {
 		moves = slices.SortedFunc(slices.Values(moves), byTime)
 	}
-	r := replay{log: log, newest: newest}
+	r := replay{log: log, newest: newest, horizon: log.Horizon()}
 	for len(moves) > 0 || len(r.queue) > 0 {
 		if len(r.queue) > 0 && (len(moves) == 0 || r.queue[0].TS.Before(moves[0].TS)) {
 			err = r.recheck(heap.Pop(&r.queue).(Move))
@@ -90,6 +96,8 @@ func byTime(a, b moveop.Op) int { return a.TS.Compare(b.TS) }
 type replay struct {
 	log    Log
 	newest moveop.Timestamp // of all moves in the log
+
+	horizon moveop.Timestamp
 
 	queue  moveQueue // logged moves to look at again, all later than the one at hand
 	queued map[moveop.Timestamp]struct{}
@@ -135,8 +143,8 @@ func (r *replay) judge(m Move) (effective, named bool, err error) {
 	if m.Parent == m.Node {
 		return false, true, nil
 	}
-	if named, err = r.log.NamedAsParent(m.Node); err != nil || !named {
-		return true, false, err
+	if named, err = r.log.NamedAsParent(m.Node); err != nil || !named || !r.horizon.Before(m.TS) {
+		return true, named, err
 	}
 	inside, err := r.isAbove(m.Node, m.Parent, m.TS)
 	return !inside, true, err
@@ -186,9 +194,13 @@ func (r *replay) affected(m Move) error {
 	if err != nil {
 		return err
 	}
-	todo := []span{{m.Parent, m.TS, end}}
+	from := m.TS
+	if from.Before(r.horizon) {
+		from = r.horizon
+	}
+	todo := []span{{m.Parent, from, end}}
 	if ok {
-		todo = append(todo, span{q, m.TS, end})
+		todo = append(todo, span{q, from, end})
 	}
 	// n itself is above through neither: its own answer depends on what is above its new parent.
 	seen := coverage{m.Node: {{m.Node, moveop.Timestamp{}, moveop.MaxTimestamp}}}
@@ -204,7 +216,7 @@ func (r *replay) affected(m Move) error {
 		}
 		if work >= budget {
 			budget = 2 * work
-			if done, err := r.queueAll(m.TS, end, work); done || err != nil {
+			if done, err := r.queueAll(from, end, work); done || err != nil {
 				return err
 			}
 		}

@@ -205,6 +205,7 @@ func TestReplayShuffled(t *testing.T) {
 type circle struct{ Log }
 
 func (circle) Newest() (moveop.Timestamp, error)         { return moveop.Timestamp{}, nil }
+func (circle) Horizon() moveop.Timestamp                 { return moveop.Timestamp{} }
 func (circle) NamedAsParent(moveop.NodeID) (bool, error) { return true, nil }
 func (circle) ParentBefore(n moveop.NodeID, _ moveop.Timestamp) (moveop.NodeID, bool, error) {
 	if n == id(0) {

@@ -25,6 +25,9 @@ func (l replayLog) row(n moveop.NodeID) *node {
 
 func (l replayLog) Newest() (moveop.Timestamp, error) { return l.t.newestMove, nil }
 
+// A Tree has the whole log.
+func (l replayLog) Horizon() (none moveop.Timestamp) { return none }
+
 func (l replayLog) NamedAsParent(n moveop.NodeID) (bool, error) {
 	row := l.row(n)
 	return row != nil && row.named(), nil

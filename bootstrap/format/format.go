@@ -82,7 +82,7 @@ var (
 const (
 	TagNodes  = 1 // each node's last effective move
 	TagValues = 2 // each property's current write
-	TagOps    = 3 // every other op since the horizon, ordered by timestamp
+	TagOps    = 3 // every other op that is in the log, ordered by timestamp
 )
 
 // Header is the first thing in a snapshot: what it is of, and what is in it.
@@ -95,13 +95,15 @@ type Header struct {
 	Epoch string `json:"epoch"`
 	// Seq is the sequence number of the last op that the snapshot contains.
 	Seq int64 `json:"seq"`
-	// Horizon is where the log begins: superseded operations before it were folded into the state.
-	// The zero timestamp means that the log is whole.
+	// Horizon is where the log begins: operations at or before it that nothing can need were folded
+	// into the state. The zero timestamp means that the log is whole.
 	Horizon moveop.Timestamp `json:"horizon"`
 	// Created is when the snapshot was taken, by the database's clock.
 	Created time.Time `json:"created"`
-	// Digest is the room's digest at Seq.
+	// Digest is the room's digest at Seq, over all operations that there ever were.
 	Digest moveop.Digest `json:"digest"`
+	// Folded is the part of Digest that is not in the sections: the operations that were folded.
+	Folded moveop.Digest `json:"folded,omitzero"`
 	// Sections lists the sections in the order of the stream, ascending by tag.
 	Sections []Section `json:"sections"`
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/canopysync/canopy/moveop"
 )
 
 // Sections returns the sections of version 1 with estimated numbers of rows, ready for a Header.
@@ -24,6 +26,14 @@ func Sections(nodes, values, ops int64) []Section {
 			{"known", "int8"}, {"cause", "uuid"}, {"effective", "bool"},
 		}},
 	}
+}
+
+// Whole is the digest of a snapshot whose sections add up to rows.
+func (h Header) Whole(rows moveop.Digest) moveop.Digest {
+	rows.Ops += h.Folded.Ops
+	rows.Log ^= h.Folded.Log
+	rows.State ^= h.Folded.State
+	return rows
 }
 
 // decodeHeader looks at the version before anything else: of a later one nothing is known.

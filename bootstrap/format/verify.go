@@ -147,13 +147,13 @@ func (v *verifier) add(rows *Rows, op moveop.Op) error {
 }
 
 func (v *verifier) digest() error {
-	want := v.header.Digest
-	if v.got.State != want.State {
-		return fmt.Errorf("verify digest: %w: the state adds up to %016x, the header has %016x", ErrCorrupt, v.got.State, want.State)
+	got, want := v.header.Whole(v.got), v.header.Digest
+	if got.State != want.State {
+		return fmt.Errorf("verify digest: %w: the state adds up to %016x, the header has %016x", ErrCorrupt, got.State, want.State)
 	}
-	if v.header.Horizon.IsZero() && (v.got.Ops != want.Ops || v.got.Log != want.Log) {
+	if got != want {
 		return fmt.Errorf("verify digest: %w: %d ops add up to %016x, the header has %d and %016x",
-			ErrCorrupt, v.got.Ops, v.got.Log, want.Ops, want.Log)
+			ErrCorrupt, got.Ops, got.Log, want.Ops, want.Log)
 	}
 	return nil
 }

@@ -31,14 +31,15 @@ begin
 
     select * into v_back
       from canopy.placement_before_delete(p_room.room_id, v_delete.node, v_delete.ts);
-    if not found or canopy.is_ancestor(p_room.room_id, v_delete.node, v_back.parent, v_ts) then
+    -- Nothing came to hang below a node in Trash, at or before the horizon, that it could have hung below.
+    if not found or v_ts > p_room.horizon
+                    and canopy.is_ancestor(p_room.room_id, v_delete.node, v_back.parent, v_ts) then
       v_back.parent := c_root;
       v_back.order_key := coalesce(v_back.order_key, v_delete.order_key);
     end if;
     v_back := row(p_room.room_id, v_ts, v_room.head + 1, 1, v_delete.node, v_back.parent,
                   v_back.order_key, null, null, v_delete.seq, p_cause.ts, false);
-    v_room := canopy.account(
-      v_room, array[v_back], canopy.place(p_room.room_id, v_back, v_ts > v_room.newest_move));
+    v_room := canopy.account(v_room, array[v_back], canopy.place_correction(v_room, v_back));
     v_start := v_delete.node;
   end loop;
   return v_room;

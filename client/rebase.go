@@ -1,0 +1,156 @@
+package client
+
+import (
+	"cmp"
+	"database/sql"
+	"fmt"
+
+	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/moveop"
+)
+
+// held is what the server said in its welcome that it holds: of this replica, since its operations go
+// there in order, everything up to a timestamp.
+type held struct {
+	epoch string
+	head  int64
+	last  moveop.Timestamp
+}
+
+// has reports whether an operation is known to have got through to the history that a snapshot is of.
+func (h held) has(ts moveop.Timestamp, epoch string) bool {
+	return h.epoch == epoch && h.last.Replica() == ts.Replica() && !h.last.Before(ts)
+}
+
+// reapply applies the outbox to a log that the server made. What is there already leaves the outbox, and
+// so does what got through and has been folded since. If something is left from before the horizon,
+// the server would refuse it: then all that is left is stamped anew, in its order. Lost operations are
+// queued again as they were.
+func (t *txn) reapply(held held, lost []queued) error {
+	all, err := t.outbox()
+	if err != nil {
+		return err
+	}
+	missing, err := t.missing(all, held)
+	if err != nil {
+		return err
+	}
+	var old, rest []queued
+	for _, q := range lost {
+		if t.settled(q.op.TS) {
+			old = append(old, q)
+		} else {
+			rest = append(rest, q)
+		}
+	}
+	if err := t.enqueueAgain(rest); err != nil {
+		return err
+	}
+	if len(old) == 0 && (len(missing) == 0 || !t.settled(missing[0].op.TS)) {
+		return t.add(operations(missing))
+	}
+	for i := range missing {
+		if err := t.unqueue(missing[i].op.TS); err != nil {
+			return err
+		}
+	}
+	t.restartClock()
+	return t.stampAnew(append(old, missing...))
+}
+
+// settled reports whether a timestamp is from before the horizon.
+func (t *txn) settled(ts moveop.Timestamp) bool { return !t.meta.horizon.Before(ts) }
+
+// missing returns the operations of the outbox that the server has not got, and takes the others out.
+func (t *txn) missing(all []queued, held held) (missing []queued, err error) {
+	logged, err := t.findAll(operations(all))
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range all {
+		known, ok := logged[q.op.TS]
+		switch {
+		case ok && !known.SameBody(q.op):
+			return nil, fmt.Errorf("%w: %s", errConflict, known.TS)
+		case ok, t.settled(q.op.TS) && held.has(q.op.TS, t.meta.epoch):
+			if err := t.unqueue(q.op.TS); err != nil {
+				return nil, err
+			}
+		default:
+			missing = append(missing, q)
+		}
+	}
+	return missing, nil
+}
+
+func operations(all []queued) []moveop.Op {
+	ops := make([]moveop.Op, len(all))
+	for i := range all {
+		ops[i] = all[i].op
+	}
+	return ops
+}
+
+// lost returns the operations of this replica that were acknowledged and that a snapshot of another
+// history, which is in the draft tables, lacks: a server that was restored from a backup has lost them.
+// One from before the horizon counts only if it is known not to be there and still shows in our state:
+// it is to be stamped anew, and must not override what came after it. What had been known of the old
+// history counts as far as the two agree, of pending operations too.
+func (t *txn) lost(header *format.Header, held held) (lost []queued, err error) {
+	epoch := cmp.Or(header.Epoch, held.epoch)
+	cut := held.epoch == t.meta.epoch && held.head < t.meta.seq
+	if t.meta.epoch == "" || epoch == t.meta.epoch && !cut {
+		return nil, nil
+	}
+	common, err := t.commonSeq(header.Horizon)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common); err != nil {
+		return nil, err
+	}
+	err = t.each(`SELECT * FROM (`+loggedQuery+`) AS o WHERE seq > 0 AND substr(ts, 9) IN (SELECT replica FROM own)
+		AND `+notInDraft+` ORDER BY ts`, everything, func(rows *sql.Rows) error {
+		var table int
+		op, err := scanOp(rows, &table)
+		if err != nil {
+			return err
+		}
+		if header.Horizon.Before(op.TS) || table < 3 && held.epoch == epoch && !held.has(op.TS, epoch) {
+			op.Known, op.Seq = min(op.Known, common), 0
+			lost = append(lost, queued{op: op, edit: t.meta.version + 1})
+		}
+		return nil
+	})
+	return lost, err
+}
+
+// notInDraft is true of an operation o that the draft does not have.
+const notInDraft = `NOT EXISTS (SELECT 1 FROM draft_nodes d WHERE d.ts = o.ts)
+	AND NOT EXISTS (SELECT 1 FROM draft_vals d WHERE d.ts = o.ts)
+	AND NOT EXISTS (SELECT 1 FROM draft_ops d WHERE d.ts = o.ts)`
+
+// everything are the arguments of loggedQuery for the whole log.
+var everything = []any{make([]byte, 16), moveop.MaxTimestamp[:]}
+
+// commonSeq returns the seq up to which the log and the draft's, behind its horizon, are the same.
+func (t *txn) commonSeq(horizon moveop.Timestamp) (seq int64, err error) {
+	_, err = t.row(`SELECT coalesce(min(seq) - 1, (SELECT seq FROM meta)) FROM
+		(SELECT ts, seq FROM nodes UNION ALL SELECT ts, seq FROM vals UNION ALL SELECT ts, seq FROM ops) AS o
+		WHERE seq > 0 AND ts > ?
+			AND NOT EXISTS (SELECT 1 FROM draft_nodes d WHERE d.ts = o.ts AND d.seq = o.seq)
+			AND NOT EXISTS (SELECT 1 FROM draft_vals d WHERE d.ts = o.ts AND d.seq = o.seq)
+			AND NOT EXISTS (SELECT 1 FROM draft_ops d WHERE d.ts = o.ts AND d.seq = o.seq)`, []any{horizon[:]}, &seq)
+	return seq, err
+}
+
+// enqueueAgain puts operations back into the outbox, and into the log.
+func (t *txn) enqueueAgain(lost []queued) error {
+	for i := range lost {
+		if err := t.insertQueued(&lost[i]); err != nil {
+			return err
+		}
+		t.meta.pending++
+	}
+	return t.add(operations(lost))
+}

@@ -1,0 +1,277 @@
+package proptest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/leanovate/gopter"
+	"github.com/leanovate/gopter/prop"
+
+	"github.com/canopysync/canopy/moveop"
+)
+
+// ErrTooOld is what an engine refuses a batch with that has an op at or before its horizon, unless the op
+// is in its log.
+var ErrTooOld = errors.New("op from before the horizon")
+
+// Compactor is a ServerEngine that can forget what it does not need.
+type Compactor interface {
+	Engine
+	// Compact moves the horizon as far as to the one given, if it can, and returns where it is.
+	Compact(horizon moveop.Timestamp) (moveop.Timestamp, error)
+	// Tail returns the ops that are in the log without a gap, in order of Seq: all behind minSeq.
+	Tail() (minSeq int64, ops []moveop.Op, err error)
+	// Bootstrap returns a replica made of a snapshot of the engine as it is, which goes on with the ops
+	// behind the last one that Tail has. Whoever is an io.Closer is closed.
+	Bootstrap() (Engine, error)
+}
+
+// Compaction tries random histories on a Compactor, which is made to compact at random points. After
+// every batch that it accepts it must be where the model is that forgets nothing, and so must replicas
+// that bootstrapped from it at random points: the same tree, values and digests, the same flags of the
+// ops that it still has, the same end of the log. Clients whose ops are refused as too old stamp anew
+// those that did not get through.
+func Compaction(t *testing.T, s Suite) {
+	seed, _ := newSeed(t)
+	numbers := s.part(envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)/thin))
+	t.Logf("%d histories, CANOPY_SEED=%d", len(numbers), seed)
+	var sum compactionSum
+	property := prop.ForAll(func(steps []step) (bool, error) {
+		err := s.tryCompaction(t, steps, &sum)
+		return err == nil, err
+	}, genDeletes)
+	for _, i := range numbers {
+		params := gopter.DefaultTestParametersWithSeed(seed + int64(i))
+		params.MinSuccessfulTests = 1
+		if result := property.Check(params); !result.Passed() {
+			t.Errorf("repeat with CANOPY_SEED=%d CANOPY_HISTORIES=1: %s", seed+int64(i), result.Status)
+			t.Errorf("shrunk to: %v\n%s", result.Error, result.ErrorStack)
+			return
+		}
+	}
+	t.Logf("%+v", sum)
+	if len(numbers) >= 50 && (sum.minSeq == 0 || sum.refused == 0 || sum.corrections == 0) {
+		t.Errorf("nothing was tried: %+v", sum)
+	}
+}
+
+// genDeletes draws the steps of a history with many deletes: what may come after them is what compacting
+// has to look out for.
+func genDeletes(params *gopter.GenParameters) *gopter.GenResult {
+	result := genHistory(params)
+	for i := range result.Result.([]step) {
+		if params.Rng.Intn(4) == 0 {
+			result.Result.([]step)[i].Edit.Parent = editNodes + 1
+		}
+	}
+	return result
+}
+
+// compactionSum counts what the histories came to.
+type compactionSum struct {
+	compacted, heldUp int   // attempts, and those that did not get past a move
+	minSeq            int64 // the greatest
+	refused           int   // batches
+	bootstrap         int
+	corrections       int // of deletes at or before the horizon
+}
+
+// compactionRun is one history.
+type compactionRun struct {
+	*pair
+	engine   Compactor
+	server   *Server
+	network  *network
+	horizon  moveop.Timestamp
+	replicas []*compactedReplica
+	sum      *compactionSum
+}
+
+// compactedReplica has everything up to seq.
+type compactedReplica struct {
+	*pair
+	seq int64
+}
+
+func (s Suite) tryCompaction(t *testing.T, steps []step, sum *compactionSum) error {
+	policy := []Policy{RestoreMoveAndSet, RestoreMoveAndSet, RestoreMove, RestoreNever}[len(steps)%4]
+	return s.withPair(t, policy, func(p *pair) (err error) {
+		server := NewServer(policy)
+		c := &compactionRun{pair: p, engine: p.engine.(Compactor), server: server, sum: sum}
+		c.network = newNetwork(server, c.push)
+		defer func() {
+			for _, r := range c.replicas {
+				err = errors.Join(err, r.close())
+			}
+		}()
+		if err = c.run(steps); err != nil {
+			err = fmt.Errorf("horizon %s, pushed\n%s%w", opTime(c.horizon), opsText(slices.Concat(c.network.pushed...)), err)
+		}
+		return err
+	})
+}
+
+func (c *compactionRun) run(steps []step) error {
+	for _, s := range steps {
+		if err := c.network.step(s); err != nil {
+			return err
+		}
+		if !s.Delivery.Cut {
+			if err := c.compact(c.network.now - 1 - int64(s.Delivery.Delay%20)); err != nil {
+				return err
+			}
+		}
+		if s.Delivery.Again > 0 && len(c.server.log) > 0 && len(c.replicas) < 3 {
+			if err := c.bootstrap(); err != nil {
+				return err
+			}
+		}
+	}
+	return c.network.run(nil)
+}
+
+// push hands a batch to the engine, and to the model if the engine takes it.
+func (c *compactionRun) push(batch []moveop.Op) error {
+	must, may := c.tooOld(batch)
+	got, err := c.engine.Apply(slices.Clone(batch))
+	if errors.Is(err, ErrTooOld) && may {
+		c.sum.refused++
+		return cmp.Or(c.compareAll(batch), err)
+	}
+	if err != nil || must {
+		return fmt.Errorf("batch\n%swant it refused as too old: %v, got %w", opsText(batch), must, err)
+	}
+	before := len(c.server.log)
+	want, err := c.server.Apply(slices.Clone(batch))
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(want, got) {
+		return fmt.Errorf("batch\n%swant results %v, got %v", opsText(batch), want, got)
+	}
+	for _, op := range c.server.log[before:] {
+		if op.TS.IsCorrection() && !c.horizon.Before(op.TS) {
+			c.sum.corrections++
+		}
+	}
+	return c.compareAll(batch)
+}
+
+// tooOld reports whether the batch must be refused, as it has a new op from before the horizon, and
+// whether it may, as it repeats one that may have been folded.
+func (c *compactionRun) tooOld(batch []moveop.Op) (must, may bool) {
+	for _, op := range batch {
+		if !c.horizon.Before(op.TS) {
+			_, logged := c.server.model.ops[op.TS]
+			must, may = must || !logged, true
+		}
+	}
+	return must, may
+}
+
+func (c *compactionRun) compact(ms int64) error {
+	if ms < 0 {
+		return nil
+	}
+	horizon := moveop.NewTimestamp(ms, 0, replica('b')) // a moment that ops are made at, too
+	reached, err := c.engine.Compact(horizon)
+	if err != nil {
+		return fmt.Errorf("compact to %s: %w", opTime(horizon), err)
+	}
+	if reached.Before(c.horizon) || c.horizon.Before(horizon) && horizon.Before(reached) {
+		return fmt.Errorf("the horizon went from %s to %s when asked to go to %s", opTime(c.horizon), opTime(reached), opTime(horizon))
+	}
+	c.sum.compacted++
+	for _, op := range c.server.log {
+		if op.Kind == moveop.Move && reached.Before(op.TS) && !horizon.Before(op.TS) && c.horizon != (moveop.Timestamp{}) {
+			c.sum.heldUp++
+			break
+		}
+	}
+	c.horizon = reached
+	return c.compareAll(nil)
+}
+
+func (c *compactionRun) bootstrap() error {
+	e, err := c.engine.Bootstrap()
+	if err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	c.sum.bootstrap++
+	c.replicas = append(c.replicas, &compactedReplica{&pair{engine: e, model: c.server}, int64(len(c.server.log))})
+	return c.compareAll(nil)
+}
+
+// compareAll compares the engine and all replicas with the model.
+func (c *compactionRun) compareAll(batch []moveop.Op) error {
+	want, _ := c.server.State()
+	if err := c.compareTo(want, c.engine); err != nil {
+		return fmt.Errorf("after batch\n%s%w", opsText(batch), err)
+	}
+	if err := c.compareTail(); err != nil {
+		return err
+	}
+	for i, r := range c.replicas {
+		if fresh := c.server.log[r.seq:]; len(fresh) > 0 {
+			if _, err := r.engine.Apply(slices.Clone(fresh)); err != nil {
+				return fmt.Errorf("replica %d, given\n%s%w", i, opsText(fresh), err)
+			}
+			r.seq += int64(len(fresh))
+		}
+		if err := cmp.Or(c.compareTo(want, r.engine), r.compareChildren()); err != nil {
+			return fmt.Errorf("replica %d, after batch\n%s%w", i, opsText(batch), err)
+		}
+	}
+	return nil
+}
+
+// compareTo compares an engine's state with the model's, but for moves before the horizon that it has
+// forgotten.
+func (c *compactionRun) compareTo(want State, e Engine) error {
+	got, err := e.State()
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	if err := got.Check(); err != nil {
+		return err
+	}
+	want.Effective = maps.Clone(want.Effective)
+	for ts := range want.Effective {
+		if _, ok := got.Effective[ts]; !ok && !c.horizon.Before(ts) {
+			delete(want.Effective, ts)
+		}
+	}
+	if diff := Diff(want, got); diff != "" {
+		return errors.New("the engine differs from the model:\n" + diff)
+	}
+	return nil
+}
+
+// compareTail compares the end of the log.
+func (c *compactionRun) compareTail() error {
+	minSeq, got, err := c.engine.Tail()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	if w, g := opsText(c.server.log[minSeq:]), opsText(got); w != g {
+		return fmt.Errorf("want log after %d\n%sgot\n%s", minSeq, w, g)
+	}
+	c.sum.minSeq = max(c.sum.minSeq, minSeq)
+	return nil
+}
+
+// rebase stamps anew what is in the outbox and not in the server's log.
+func (c *client) rebase(server *Server, now int64) {
+	all := c.outbox
+	c.outbox = nil
+	for _, op := range all {
+		if _, logged := server.model.ops[op.TS]; !logged {
+			op.TS = c.stamp(now)
+			c.outbox = append(c.outbox, op)
+		}
+	}
+}

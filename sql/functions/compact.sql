@@ -1,0 +1,53 @@
+-- compact: does the next piece of compacting a room: moves its horizon towards p_horizon, or, when it is
+-- there (or cannot go further now, see next_horizon), takes a page of operations at or before the
+-- horizon out of history, those that no operation behind the horizon can need. Call it until it is done.
+-- Arguments: the room's name; the timestamp up to which operations are old, which is never in the
+-- future; the cursor to go on from: next of the call before, the zero uuid at first; how many operations
+-- to look at.
+-- Result: the room's horizon now; the cursor; how many operations were taken out; whether all is done.
+-- A room that has no history so old is left as it is: its horizon does not move.
+-- Locks: the room's row, for O(p_limit). Errors: CN404 no such room; 22023 p_horizon is in the future or
+-- p_limit is not positive; CN501 not READ COMMITTED. Idempotent: compacting again finds nothing to do.
+create function canopy.compact(
+  p_room text, p_horizon uuid, p_after uuid, p_limit bigint,
+  out horizon uuid, out next uuid, out folded bigint, out done boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_room canopy.rooms;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'compact needs READ COMMITTED, not %', current_setting('transaction_isolation')
+      using errcode = 'CN501';
+  end if;
+  select * into v_room from canopy.rooms where name = p_room for update;
+  if not found then
+    raise exception 'there is no room %', p_room using errcode = 'CN404';
+  end if;
+  if p_limit < 1 or uuid_send(p_horizon) > decode(lpad(to_hex(
+       floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0'), 'hex') then
+    raise exception 'a horizon is not in the future, and a limit not below 1' using errcode = '22023';
+  end if;
+
+  folded := 0;
+  next := p_after;
+  horizon := v_room.horizon;
+  if exists (select 1
+               from canopy.history h
+              where h.room_id = v_room.room_id
+                and uuid_send(h.ts) <= uuid_send(p_horizon)) then
+    horizon := canopy.next_horizon(v_room, p_horizon, p_limit);
+  end if;
+  if horizon > v_room.horizon then
+    update canopy.rooms r set horizon = compact.horizon where r.room_id = v_room.room_id;
+    done := false;
+    return;
+  end if;
+  select f.next, f.folded, f.done into next, folded, done
+    from canopy.fold(v_room, p_after, p_limit) as f;
+end $$;
