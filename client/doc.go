@@ -49,9 +49,11 @@
 //	internal
 //	a snapshot is cut off under way            ask for the rest of it; where it is gone, start over
 //	a gap in the operations                    pull from the cursor
-//	resync, digests that differ, Repair        load a snapshot, apply the outbox on top
+//	resync, digests that differ, Repair        load a snapshot, apply the outbox on top; what got through and
+//	                                           was folded since leaves it, what is too old is stamped anew
+//	resync with another epoch                  the same, and queue again what the server has lost of ours
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
-//	too_old                                    stamp the outbox anew
+//	too_old                                    stamp the outbox anew, by the server's clock if ours is slow
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,
 //	                                           stamp the outbox anew
 //	too_large                                  smaller batches

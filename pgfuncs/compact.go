@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/canopysync/canopy/moveop"
 )
 
@@ -41,6 +43,62 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 		}
 	}
 	return c, nil
+}
+
+// compactLock is the advisory lock of the process that compacts all rooms.
+const compactLock = 0x63616e6f_636d7074 // "canocmpt"
+
+// CompactAll compacts all rooms with operations older than age, one after the other, unless another
+// process is at it: ran is false then. Each hears what became of each room. The error is the database's;
+// a room that fails does not keep the others from being compacted.
+func (db *DB) CompactAll(ctx context.Context, age time.Duration, each func(room string, folded int64, err error)) (ran bool, err error) {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return false, domainError("connect", err)
+	}
+	defer conn.Release()
+	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, compactLock).Scan(&ran); err != nil {
+		return false, domainError("take lock", err)
+	}
+	if !ran {
+		return false, nil
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		if _, unlock := conn.Exec(ctx, `select pg_advisory_unlock($1)`, compactLock); unlock != nil {
+			_ = conn.Conn().Close(ctx) // which unlocks as well
+		}
+	}()
+	horizon, err := db.Horizon(ctx, age)
+	if err != nil {
+		return true, err
+	}
+	rooms, err := db.CompactableRooms(ctx, horizon)
+	if err != nil {
+		return true, err
+	}
+	for _, room := range rooms {
+		c, err := db.Compact(ctx, room, horizon, nil)
+		if ctx.Err() != nil {
+			return true, ctx.Err()
+		}
+		each(room, c.Folded, err)
+	}
+	return true, nil
+}
+
+// unlockTimeout bounds how long giving a lock back may take.
+const unlockTimeout = 5 * time.Second
+
+// CompactableRooms lists the rooms that have history at or before a timestamp, by name.
+func (db *DB) CompactableRooms(ctx context.Context, horizon moveop.Timestamp) ([]string, error) {
+	rows, _ := db.pool.Query(ctx, `select canopy.compactable_rooms($1)`, horizon.String())
+	rooms, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, domainError("list rooms to compact", err)
+	}
+	return rooms, nil
 }
 
 // Foldable returns how many operations of a room's log Compact would look at: at most so many it takes

@@ -98,6 +98,16 @@ func (db *DB) LastTimestamp(ctx context.Context, room string, replica moveop.Rep
 	return last.Bytes, nil
 }
 
+// NewEpoch says that a room's history is not the one that its clients know, as after a restore: they take
+// a snapshot, and push again what they find missing of their own. It returns the epoch from now on. The
+// error is wire.ErrUnknownRoom where there is no room.
+func (db *DB) NewEpoch(ctx context.Context, room string) (epoch string, err error) {
+	if err := db.pool.QueryRow(ctx, `select canopy.new_epoch($1)::text`, room).Scan(&epoch); err != nil {
+		return "", domainError("change epoch", err)
+	}
+	return epoch, nil
+}
+
 // SetRestoreOn chooses what makes up for a delete whose author did not know of it: "move+set" (the
 // default), "move" or "never". It holds for the batches that come after it.
 func (db *DB) SetRestoreOn(ctx context.Context, room, policy string) error {

@@ -109,6 +109,9 @@ type Config struct {
 	// Defaults to none: the peer is whom it comes from.
 	TrustedProxies []netip.Prefix
 
+	// Compaction is when the store's rooms are compacted. Defaults to never.
+	Compaction Compaction
+
 	Limits Limits
 	Timing Timing
 
@@ -299,6 +302,9 @@ func setDefault[T comparable](field *T, value T) {
 func (cfg Config) check() error {
 	if cfg.Store == nil {
 		return errors.New("realtime: Config.Store is required")
+	}
+	if c := cfg.Compaction; c.Every < 0 || c.Every > 0 && (c.Rooms == nil || c.Retention <= 0) {
+		return errors.New("realtime: a Compaction needs Rooms, a positive Retention and a positive Every")
 	}
 	l := cfg.Limits
 	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < int64(largest)+envelope {

@@ -33,6 +33,10 @@ type metrics struct {
 	hintsHeard prometheus.Counter
 	processes  prometheus.Gauge
 
+	compactions *prometheus.CounterVec // by result
+	foldedOps   prometheus.Counter
+	compacted   prometheus.Gauge
+
 	transportSent, transportHeard, transportFails prometheus.Counter
 }
 
@@ -96,6 +100,10 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 		hintsLive:  r.gauge("hints_live", "1 while messages of other processes come through, 0 while their commits are found by polling."),
 		processes:  r.gauge("processes", "Other processes on the same database that this one hears of."),
 		hintsHeard: r.counter("hints_heard_total", "Hints of commits that this process did not know of, in rooms that it has in use."),
+
+		compactions: r.counters("compactions_total", "Rounds of compacting all rooms, by result: done, failed, or busy where another process was at it; and room_failed for each room that could not be.", "result"),
+		foldedOps:   r.counter("compacted_ops_total", "Operations taken out of logs by compacting."),
+		compacted:   r.gauge("compacted_timestamp_seconds", "When this process last got through compacting all rooms; 0 for never."),
 
 		transportSent:  r.counter("transport_sent_bytes_total", "Bytes told other processes."),
 		transportHeard: r.counter("transport_heard_bytes_total", "Bytes heard from other processes, about rooms in use here."),

@@ -88,6 +88,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return context.WithValue(ctx, allowanceKey{}, newAllowance(s.cfg.Limits.OpsPerSecond))
 		},
 	}
+	defer s.cfg.Compaction.start(ctx, s)()
 	defer s.cluster.start(ctx)() // to the end: what drain commits is told, too
 	failed := make(chan error, 1)
 	go func() {

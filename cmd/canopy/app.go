@@ -30,11 +30,12 @@ type grammar struct {
 	Config   configCmd   `cmd:"" group:"services" help:"Check a configuration file, or print one."`
 	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
 	Token    tokenCmd    `cmd:"" group:"services" help:"Make keys; issue, inspect, list and revoke tokens."`
-	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes."`
+	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes; tell clients that one was restored."`
 	Import   importCmd   `cmd:"" group:"rooms" help:"Add a directory tree or a document to a room."`
 	Export   exportCmd   `cmd:"" group:"rooms" help:"Write a room as a document."`
 	Tail     tailCmd     `cmd:"" group:"rooms" help:"Print a room's operations as they happen."`
 	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
+	Compact  compactCmd  `cmd:"" group:"rooms" help:"Take old operations that nothing needs any more out of rooms' logs."`
 
 	Bench   benchCmd   `cmd:"" group:"more" help:"Measure the engine against physical limits."`
 	Demo    demoCmd    `cmd:"" group:"more" help:"Watch three people edit one tree, partly offline."`

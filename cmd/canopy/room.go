@@ -11,6 +11,8 @@ import (
 type roomCmd struct {
 	List  roomListCmd  `cmd:"" help:"List the rooms of a database."`
 	Stats roomStatsCmd `cmd:"" help:"Count what is in a room, exactly."`
+
+	NewEpoch roomNewEpochCmd `cmd:"" help:"Tell clients that a room was restored from a backup."`
 }
 
 type roomListCmd struct {
@@ -105,4 +107,62 @@ func (c *roomStatsCmd) stats(ctx context.Context) (wire.Stats, error) {
 		return stats, fmt.Errorf("room %s: %w", c.Room, err)
 	}
 	return stats, nil
+}
+
+type roomNewEpochCmd struct {
+	Rooms []string `arg:"" optional:"" name:"room" help:"Rooms that were restored."`
+	All   bool     `help:"All rooms of the database."`
+	databaseFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*roomNewEpochCmd) Help() string {
+	return `To be called once after a database was restored, before the services are started: the epoch names a room's history, and the one that was restored is another than the one that clients know. They load the room anew, and push again what it lacks of what they themselves had done.
+
+Example:
+
+    canopy room new-epoch --all --database-url 'postgres://canopy@/canopy?host=/var/run/postgresql'`
+}
+
+// newEpoch is a room's epoch from now on.
+type newEpoch struct {
+	Room  string `json:"room"`
+	Epoch string `json:"epoch"`
+}
+
+func (c *roomNewEpochCmd) Run(ctx context.Context, env *Env) error {
+	if c.All == (len(c.Rooms) > 0) {
+		return usagef("either rooms or --all")
+	}
+	for _, room := range c.Rooms {
+		if err := checkRoom(room); err != nil {
+			return err
+		}
+	}
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if c.All {
+		rooms, err := db.Rooms(ctx)
+		if err != nil {
+			return fmt.Errorf("list rooms: %w", err)
+		}
+		for _, room := range rooms {
+			c.Rooms = append(c.Rooms, room.Name)
+		}
+	}
+	for _, room := range c.Rooms {
+		epoch, err := db.NewEpoch(ctx, room)
+		if err != nil {
+			return fmt.Errorf("room %s: %w", room, err)
+		}
+		err = c.print(env, newEpoch{room, epoch}, func() { fmt.Fprintf(env.Stdout, "%s %s\n", room, epoch) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -117,9 +117,11 @@ func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 }
 
 type serveRealtimeCmd struct {
-	Addr        string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
-	AllowOrigin []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
-	Hints       string   `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits, of who is there and of presence: ${enum}. With none, and while they cannot hear each other, they poll every second, and each shows its own people only."`
+	Addr         string        `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
+	AllowOrigin  []string      `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
+	Hints        string        `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits, of who is there and of presence: ${enum}. With none, and while they cannot hear each other, they poll every second, and each shows its own people only."`
+	CompactEvery time.Duration `default:"0s" envar:"CANOPY_COMPACT_EVERY" help:"Compact all rooms so often, as canopy compact --all does; of all processes on a database, one does at a time. Never by default."`
+	retentionFlag
 	limitFlags
 	serviceFlags
 }
@@ -133,7 +135,7 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 		if err != nil {
 			return err
 		}
-		cfg.Store = db
+		cfg.Store, cfg.Compaction.Rooms = db, db
 		if c.Hints == "postgres" {
 			cfg.Transport = db.Transport(pgfuncs.TransportConfig{Logger: cfg.Logger})
 		}
@@ -149,6 +151,10 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 // config is what the flags alone decide.
 func (c *serveRealtimeCmd) config(env *Env) (realtime.Config, error) {
 	cfg := realtime.Config{Logger: c.logger(env), AllowedOrigins: c.AllowOrigin, Registry: newRegistry()}
+	if c.CompactEvery < 0 || c.Retention <= 0 {
+		return cfg, usagef("--compact-every must not be negative, and --retention must be positive")
+	}
+	cfg.Compaction.Every, cfg.Compaction.Retention = c.CompactEvery, c.Retention
 	return cfg, c.apply(&cfg)
 }
 

@@ -11,7 +11,7 @@
 create function canopy.compact(
   p_room text, p_horizon uuid, p_after uuid, p_limit bigint,
   out horizon uuid, out next uuid, out folded bigint, out done boolean)
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off

@@ -53,7 +53,7 @@ func openService(ctx context.Context, c *Config) (s *service, err error) {
 }
 
 func (s *service) serve(ctx context.Context) error {
-	server, err := realtime.New(realtime.Config{Store: s.calls, Hints: s.db.Hints(pgfuncs.HintsConfig{})})
+	server, err := realtime.New(realtime.Config{Store: s.calls, Transport: s.db.Transport(pgfuncs.TransportConfig{})})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/pgfuncs"
+)
+
+type retentionFlag struct {
+	Retention time.Duration `default:"720h" envar:"CANOPY_RETENTION" help:"What compacting leaves in the logs: the operations of so long, 720h (30 days) by default."`
+}
+
+type compactCmd struct {
+	Rooms  []string `arg:"" optional:"" name:"room" help:"Rooms to compact."`
+	All    bool     `help:"Compact all rooms."`
+	DryRun bool     `help:"Only say how many operations are so old, of which some will have to stay."`
+	retentionFlag
+	databaseFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*compactCmd) Help() string {
+	return `Operations older than the retention that nothing can need any more are taken out of a room's log; the tree stays as it is. Clients that have been away for longer than what is left of the log load the room anew, and what they did offline before that time gets new timestamps: nothing is lost.
+
+It works in many short transactions, beside everything else, and may be interrupted at any time. Where a room's horizon stays behind, an operation that would be needed if an old delete were taken back holds it up; the rest was compacted.
+
+Example:
+
+    canopy compact --all --retention 2160h --database-url 'postgres://canopy@/canopy?host=/var/run/postgresql'`
+}
+
+// compacted is what became of one room.
+type compacted struct {
+	Room    string           `json:"room"`
+	Horizon moveop.Timestamp `json:"horizon"`
+	Folded  int64            `json:"folded"`
+	DryRun  bool             `json:"dry_run,omitempty"` // folded is the most that it could be
+}
+
+func (c *compactCmd) Run(ctx context.Context, env *Env) error {
+	if c.All == (len(c.Rooms) > 0) {
+		return usagef("either rooms or --all")
+	}
+	if c.Retention <= 0 {
+		return usagef("--retention must be positive")
+	}
+	for _, room := range c.Rooms {
+		if err := checkRoom(room); err != nil {
+			return err
+		}
+	}
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	horizon, err := db.Horizon(ctx, c.Retention)
+	if err != nil {
+		return err
+	}
+	if c.All {
+		if c.Rooms, err = db.CompactableRooms(ctx, horizon); err != nil {
+			return err
+		}
+	}
+	return c.compact(ctx, env, db, horizon)
+}
+
+// compact goes on with the other rooms where one fails, but not where the database does.
+func (c *compactCmd) compact(ctx context.Context, env *Env, db *pgfuncs.DB, horizon moveop.Timestamp) error {
+	var failed []error
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	if !c.JSON {
+		fmt.Fprintln(w, "ROOM\tFOLDED\tHORIZON")
+	}
+	for _, room := range c.Rooms {
+		done, err := c.room(ctx, env, db, room, horizon)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("room %s: %w", room, err))
+			if ctx.Err() != nil || pgfuncs.SafeToRetry(err) {
+				break
+			}
+			continue
+		}
+		err = c.print(env, done, func() { fmt.Fprintf(w, "%s\t%d\t%s\n", room, done.Folded, horizonText(done.Horizon)) })
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(append(failed, w.Flush())...)
+}
+
+func (c *compactCmd) room(ctx context.Context, env *Env, db *pgfuncs.DB, room string, horizon moveop.Timestamp) (done compacted, err error) {
+	done = compacted{Room: room, Horizon: horizon, DryRun: c.DryRun}
+	if c.DryRun {
+		done.Folded, err = db.Foldable(ctx, room, horizon)
+		return done, err
+	}
+	bar := newProgress(env, -1, room, false)
+	defer bar.end()
+	result, err := db.Compact(ctx, room, horizon, func(c pgfuncs.Compacted) { bar.set(c.Folded, -1) })
+	done.Horizon, done.Folded = result.Horizon, result.Folded
+	return done, err
+}
+
+func horizonText(horizon moveop.Timestamp) string {
+	if horizon.IsZero() {
+		return "none"
+	}
+	return horizon.Time().UTC().Format("2006-01-02 15:04:05 UTC")
+}
