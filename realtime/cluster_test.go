@@ -346,7 +346,7 @@ func TestGhosts(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		back.expectOpen()
-		time.Sleep(begin.Add(21 * time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(begin.Add(21 * time.Second)))
 		synctest.Wait()
 		for _, w := range []*watcher{b, back} {
 			w.expectHere("b c")
