@@ -61,6 +61,10 @@ type Config struct {
 	// client as it is, any other as internal. Defaults to everything for everybody.
 	Authorize func(ctx context.Context, token, room string) error
 
+	// Middleware is around the handler of all requests; it finds the route in Request.Pattern afterwards.
+	// Defaults to none.
+	Middleware func(http.Handler) http.Handler
+
 	// MaxSnapshots is the number of snapshots at a time. Each occupies a connection of Source, whose
 	// pool should have some more, or statistics and readiness have to wait. Defaults to 4.
 	MaxSnapshots int
@@ -103,6 +107,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Registry == nil {
 		cfg.Registry = prometheus.NewRegistry()
+	}
+	if cfg.Middleware == nil {
+		cfg.Middleware = func(h http.Handler) http.Handler { return h }
 	}
 	if cfg.Authorize == nil {
 		cfg.Authorize = func(context.Context, string, string) error { return nil }

@@ -28,7 +28,7 @@ func (s *Server) routes() http.Handler {
 	} {
 		e.GET(path, s.plain(path, h))
 	}
-	return e
+	return s.cfg.Middleware(e)
 }
 
 // plain runs a handler behind echo: with the room as path value, a deadline for the answer (whoever
@@ -44,6 +44,7 @@ func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 		}()
 		s.allowWrite(w)
 		r.SetPathValue("room", c.Param("room"))
+		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
 		h(w, r)
 		return nil
 	}

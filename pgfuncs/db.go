@@ -26,16 +26,27 @@ type DB struct {
 // its connection for as long as its reader takes, so pgx's default, four, is soon taken up.
 const minConns = 20
 
+// Option changes what Open makes.
+type Option func(*pgxpool.Config)
+
+// WithTracer has a tracer told of everything that goes to the database.
+func WithTracer(tracer pgx.QueryTracer) Option {
+	return func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer }
+}
+
 // Open makes a pool for a database URL or DSN (with pgx's pool_… parameters; pool_max_conns defaults to
 // the number of cores, but no less than 20). It does not wait for the database: the first call connects.
 // Close the DB to release its connections.
-func Open(ctx context.Context, databaseURL string) (*DB, error) {
+func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("parse database url: %w", err)
 	}
 	if !strings.Contains(databaseURL, "pool_max_conns") {
 		config.MaxConns = max(config.MaxConns, minConns)
+	}
+	for _, opt := range opts {
+		opt(config)
 	}
 	config.AfterConnect = hideOtherSchemas
 	pool, err := pgxpool.NewWithConfig(ctx, config)

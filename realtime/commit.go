@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
 )
@@ -17,11 +19,14 @@ type job struct {
 	epoch string
 	// done is called exactly once, from the hub's goroutine; it must not block.
 	done func(wire.Applied, error)
+	// traces are the spans of the pushes that it is made of.
+	traces []trace.Link
 }
 
 // submit hands a job to the committer; it waits where many are ahead. The caller keeps the hub alive
 // until done has been called. Only if submit fails, done is not called.
 func (h *hub) submit(ctx context.Context, j *job) error {
+	h.srv.tracing.push(ctx, h.room, j)
 	select {
 	case h.jobs <- j:
 		return nil
@@ -103,6 +108,7 @@ func (h *hub) commitTogether(ctx context.Context, group []*job, answer func(wire
 			return false
 		}
 		all.ops = append(all.ops, j.ops...)
+		all.traces = append(all.traces, j.traces...)
 	}
 	applied, err := h.apply(ctx, &all)
 	if err != nil {
@@ -118,14 +124,16 @@ func (h *hub) commitTogether(ctx context.Context, group []*job, answer func(wire
 }
 
 // apply applies one batch. Its error is always a *wire.Error.
-func (h *hub) apply(ctx context.Context, j *job) (wire.Applied, error) {
+func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err error) {
 	if err := h.foreign(j); err != nil {
 		return wire.Applied{}, err
 	}
+	ctx, end := h.srv.tracing.apply(ctx, h.room, j)
+	defer func() { end(err) }()
 	ctx, cancel := h.srv.storeContext(ctx)
 	defer cancel()
 	begin := time.Now()
-	applied, err := h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
+	applied, err = h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
 	h.srv.metrics.commits.Observe(time.Since(begin).Seconds())
 	if err != nil {
 		return wire.Applied{}, h.srv.storeError(h.log, "apply batch", err)
@@ -135,6 +143,7 @@ func (h *hub) apply(ctx context.Context, j *job) (wire.Applied, error) {
 		return wire.Applied{}, wire.NewError(wire.CodeInternal, "internal error")
 	}
 	h.commits(applied.Head)
+	h.srv.tracing.committed(ctx, h)
 	signal(h.dirty)
 	h.tell(applied.Head)
 	return applied, nil

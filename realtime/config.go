@@ -25,11 +25,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -90,6 +92,13 @@ type Config struct {
 
 	// Registry takes the metrics and is what /metrics shows. Defaults to one of its own.
 	Registry *prometheus.Registry
+
+	// TracerProvider makes spans of pushes. Defaults to none, which costs nothing.
+	TracerProvider trace.TracerProvider
+
+	// Middleware is around the handler of all requests; it finds the route in Request.Pattern afterwards.
+	// Sockets have to be able to hijack through it. Defaults to none.
+	Middleware func(http.Handler) http.Handler
 
 	// Authorize says what a token (empty: none was given) allows in a room. An error that is a
 	// *wire.Error goes to the client as it is, any other as internal. Defaults to everything for
@@ -232,6 +241,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Registry == nil {
 		cfg.Registry = prometheus.NewRegistry()
+	}
+	if cfg.Middleware == nil {
+		cfg.Middleware = func(h http.Handler) http.Handler { return h }
 	}
 	if cfg.Authorize == nil {
 		cfg.Authorize = func(context.Context, string, string) (Grant, error) {

@@ -34,7 +34,7 @@ func (s *Server) routes() http.Handler {
 	get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
 	get("/readyz", s.readyz)
 	get("/metrics", promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP)
-	return s.recoverer(s.sameOrigin(e))
+	return s.recoverer(s.cfg.Middleware(s.sameOrigin(e)))
 }
 
 // route hands Echo's path parameters on, and counts.
@@ -44,6 +44,7 @@ func (s *Server) route(path string, h http.HandlerFunc) echo.HandlerFunc {
 		for i, name := range c.ParamNames() {
 			r.SetPathValue(name, c.ParamValues()[i])
 		}
+		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
 		h(c.Response(), r)
 		s.metrics.requests.WithLabelValues(path, strconv.Itoa(c.Response().Status)).Inc()
 		return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/canopysync/canopy/moveop"
@@ -57,7 +58,8 @@ type hub struct {
 	away      elsewhere
 	head      *frame // the newest idle head; headVersion counts them
 	headVer   int64
-	lastSent  time.Time // when ops or a head were last handed out
+	lastSent  time.Time    // when ops or a head were last handed out
+	traces    []trace.Link // of commits that are yet to be relayed
 }
 
 // peerList is the list of members as last published.
@@ -228,6 +230,8 @@ func (h *hub) tell(head int64) {
 
 // relay takes what was committed since the last time into the tail and wakes the sockets.
 func (h *hub) relay(ctx context.Context) {
+	ctx, end := h.srv.tracing.relay(ctx, h)
+	defer end()
 	for {
 		after, limit := h.seq(), h.chunk.n
 		ops, err := h.readOps(ctx, after, limit)

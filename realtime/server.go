@@ -23,6 +23,7 @@ import (
 type Server struct {
 	cfg     Config
 	metrics *metrics
+	tracing tracing
 	handler http.Handler
 	started time.Time
 	readers chan struct{}  // slots for catch-up reads
@@ -51,6 +52,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg:      cfg,
+		tracing:  newTracing(cfg.TracerProvider),
 		started:  time.Now(),
 		readers:  make(chan struct{}, cfg.Limits.Readers),
 		hubs:     map[string]*hub{},

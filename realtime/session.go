@@ -264,7 +264,7 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 		answer(applied, err)
 		s.end()
 	}}
-	if err := s.hub.submit(ctx, j); err != nil {
+	if err := s.hub.submit(s.srv.tracing.arrived(ctx, push), j); err != nil {
 		j.done(wire.Applied{}, err)
 	}
 }

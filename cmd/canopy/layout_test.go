@@ -42,6 +42,12 @@ var exclusive = map[string][]string{
 	"github.com/leanovate/gopter":                {"proptest"},
 	"github.com/golang-jwt/jwt/v5":               {"realtime"},
 	"github.com/alecthomas/kong":                 {},
+	"github.com/BurntSushi/toml":                 {},
+	"go.opentelemetry.io/otel/trace":             {"realtime"}, // the interface, without anything behind it
+	"go.opentelemetry.io/otel/sdk":               {},
+	"go.opentelemetry.io/otel/exporters":         {},
+	"go.opentelemetry.io/contrib":                {},
+	"github.com/exaring/otelpgx":                 {},
 	"github.com/schollz/progressbar/v3":          {},
 }
 

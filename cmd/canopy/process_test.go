@@ -33,12 +33,18 @@ type program struct {
 // start runs the program. It is killed at the end of the test if it still runs then.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	return startIn(t, nil, args...)
+}
+
+// startIn is start with more variables.
+func startIn(t *testing.T, vars []string, args ...string) *program {
+	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &program{t: t, cmd: exec.Command(path, args...), exited: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), beMain+"=1")
+	p.cmd.Env = append(append(os.Environ(), beMain+"=1"), vars...)
 	p.cmd.Stderr = &p.stderr
 	// Not StdoutPipe, which Wait closes under the reader.
 	r, w, err := os.Pipe()

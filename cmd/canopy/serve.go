@@ -52,8 +52,15 @@ type serviceReady struct {
 // readyTimeout is how long the database may take to answer at the start.
 const readyTimeout = 10 * time.Second
 
+// parts is what a service is put together from.
+type parts struct {
+	db      *pgfuncs.DB
+	gate    *gate
+	tracing *tracing
+}
+
 // run listens, connects, announces and serves.
-func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, *pgfuncs.DB, *gate, net.Listener) error) error {
+func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, parts, net.Listener) error) error {
 	if f.given() == f.InsecureNoAuth {
 		return usagef("either keys for tokens (--auth-key-file, --auth-key or --auth-jwks-url) or --insecure-no-auth")
 	}
@@ -62,7 +69,12 @@ func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serv
 		return err
 	}
 	defer ln.Close() // closed already where it was served
-	db, err := f.open(ctx)
+	tracing, err := newTracing(ctx, env, name, f.logger(env))
+	if err != nil {
+		return err
+	}
+	defer tracing.stop(ctx)
+	db, err := f.open(ctx, tracing.database()...)
 	if err != nil {
 		return err
 	}
@@ -77,7 +89,7 @@ func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serv
 	if err := f.announce(env, name, ln); err != nil {
 		return err
 	}
-	return gate.around(ctx, func(ctx context.Context) error { return serve(ctx, db, gate, ln) })
+	return gate.around(ctx, func(ctx context.Context) error { return serve(ctx, parts{db, gate, tracing}, ln) })
 }
 
 func (f serviceFlags) listen(ctx context.Context, addr string) (net.Listener, error) {
@@ -130,16 +142,17 @@ type serveRealtimeCmd struct {
 func (*serveRealtimeCmd) Help() string { return fmt.Sprintf(serveHelp, "realtime", "8420") }
 
 func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
+	return c.run(ctx, env, "realtime", c.Addr, func(ctx context.Context, with parts, ln net.Listener) error {
 		cfg, err := c.config(env)
 		if err != nil {
 			return err
 		}
-		cfg.Store, cfg.Compaction.Rooms = db, db
+		cfg.Store, cfg.Compaction.Rooms = with.db, with.db
+		cfg.TracerProvider, cfg.Middleware = with.tracing.spans(), with.tracing.requests()
 		if c.Hints == "postgres" {
-			cfg.Transport = db.Transport(pgfuncs.TransportConfig{Logger: cfg.Logger})
+			cfg.Transport = with.db.Transport(pgfuncs.TransportConfig{Logger: cfg.Logger})
 		}
-		gate.realtime(&cfg)
+		with.gate.realtime(&cfg)
 		s, err := realtime.New(cfg)
 		if err != nil {
 			return usagef("%v", err)
@@ -170,11 +183,12 @@ type serveBootstrapCmd struct {
 func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstrap", "8421") }
 
 func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, db *pgfuncs.DB, gate *gate, ln net.Listener) error {
+	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, with parts, ln net.Listener) error {
 		cfg := c.config(env)
-		cfg.Source = db
-		if gate != nil {
-			cfg.Authorize = gate.mayRead
+		cfg.Source = with.db
+		cfg.Middleware = with.tracing.requests()
+		if with.gate != nil {
+			cfg.Authorize = with.gate.mayRead
 		}
 		s, err := bootstrap.New(cfg)
 		if err != nil {

@@ -45,8 +45,8 @@ type databaseFlag struct {
 }
 
 // open returns a pool that the caller closes.
-func (f databaseFlag) open(ctx context.Context) (*pgfuncs.DB, error) {
-	db, err := pgfuncs.Open(ctx, f.DatabaseURL)
+func (f databaseFlag) open(ctx context.Context, opts ...pgfuncs.Option) (*pgfuncs.DB, error) {
+	db, err := pgfuncs.Open(ctx, f.DatabaseURL, opts...)
 	if err != nil {
 		return nil, usagef("database URL: %v", err)
 	}

@@ -131,6 +131,8 @@ type pushJSON struct {
 	ID      string            `json:"id"`
 	Replica *moveop.ReplicaID `json:"replica"` // of POST …/ops only
 	Ops     []json.RawMessage `json:"ops"`
+
+	TraceParent json.RawMessage `json:"traceparent"` // no fault of the push if it is not one
 }
 
 func decodePush(body []byte) (Message, error) {
@@ -141,8 +143,12 @@ func decodePush(body []byte) (Message, error) {
 	if err := checkPushID(raw.ID); err != nil {
 		return nil, err
 	}
+	var parent string
+	if json.Unmarshal(raw.TraceParent, &parent) != nil {
+		parent = ""
+	}
 	ops, err := decodeOps(raw.Ops)
-	return Push{ID: raw.ID, Ops: ops}, err
+	return Push{ID: raw.ID, Ops: ops, TraceParent: parent}, err
 }
 
 // maxPushID bounds what an ack has to carry back, in bytes.

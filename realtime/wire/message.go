@@ -111,6 +111,9 @@ type Ops struct {
 type Push struct {
 	ID  string      `json:"id"`
 	Ops []moveop.Op `json:"ops"`
+	// TraceParent may name the trace that the push belongs to, as the header traceparent of W3C Trace
+	// Context does. It is not part of what is pushed, and the binary form has no place for it.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
 // Ack answers a Push after its commit.
