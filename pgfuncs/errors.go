@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -43,7 +45,7 @@ type refusalDetail struct {
 // domainError maps a database error to the errors that callers branch on and wraps the rest with the
 // name of what was being done.
 func domainError(doing string, err error) error {
-	if SafeToRetry(err) {
+	if SafeToRetry(err) || connectionLost(err) {
 		return fmt.Errorf("%s: %w: %w", doing, wire.ErrUnavailable, err)
 	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
@@ -82,6 +84,9 @@ func domainError(doing string, err error) error {
 // database is starting, stopping or out of resources, or a transaction was chosen as a victim. Every
 // method may be repeated without harm.
 func SafeToRetry(err error) bool {
+	if errors.Is(err, wire.ErrUnavailable) {
+		return true
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code[:2] {
 		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
@@ -91,4 +96,11 @@ func SafeToRetry(err error) bool {
 	}
 	var connect *pgconn.ConnectError
 	return pgconn.SafeToRetry(err) || pgconn.Timeout(err) || errors.As(err, &connect)
+}
+
+// connectionLost reports whether the connection broke under a call. Only of a call that reads and writes
+// nothing but the database can that be told from the error.
+func connectionLost(err error) bool {
+	_, network := errors.AsType[*net.OpError](err)
+	return network || errors.Is(err, io.ErrUnexpectedEOF)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/canopysync/canopy/pgfuncs"
@@ -112,5 +113,43 @@ func TestSafeToRetry(t *testing.T) {
 	err = nobody.Snapshot(t.Context(), "garden", nil)
 	if !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
 		t.Errorf("snapshot without a database: %v", err)
+	}
+}
+
+// A connection that breaks under a call says nothing about the call: found by killing Postgres under a
+// service, which answered "internal error".
+func TestALostConnectionIsWorthARetry(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	url := server.URL()
+	db, err := pgfuncs.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	locker, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locker.Close(t.Context())
+	if _, err := locker.Exec(t.Context(), "begin; lock canopy.rooms"); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, err := db.Room(t.Context(), "garden")
+		result <- err
+	}()
+	const query = "select exists (select from pg_locks where relation = 'canopy.rooms'::regclass and not granted)"
+	for waits := false; !waits; {
+		if err := locker.QueryRow(t.Context(), query).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
+		t.Errorf("a call whose connection broke: %v", err)
 	}
 }
