@@ -144,8 +144,12 @@ func (d *directory) join(name string) string { return filepath.Join(d.path, name
 
 func (d *directory) data() string { return d.join(dataName) }
 
-// close gives the lock back.
-func (d *directory) close() { _ = d.lock.Close() }
+// close gives the lock back. Closing the file alone would not, while a process that is just being forked has
+// it open as well.
+func (d *directory) close() {
+	_ = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN)
+	_ = d.lock.Close()
+}
 
 // remove deletes the directory; the caller closes it. The marker goes when nothing but the lock is
 // left: were it gone earlier, a removal that was cut short could never be finished.
