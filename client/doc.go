@@ -36,8 +36,9 @@
 // # Examination
 //
 // Digests are compared with the server's while the replica works. Client.Doctor looks closer: at the
-// file, at whether the tables agree, and at the server's digest. Client.Repair loads the room anew, and
-// Client.Salvage saves what is pending from a file that is beyond that.
+// file, at whether the tables agree, and at the server's digest; where that differs, it finds out in which
+// operations. Client.Repair exchanges those, or loads the room anew, and Client.Salvage saves what is
+// pending from a file that is beyond that.
 //
 // # Sync
 //
@@ -49,9 +50,11 @@
 //	internal
 //	a snapshot is cut off under way            ask for the rest of it; where it is gone, start over
 //	a gap in the operations                    pull from the cursor
-//	resync, digests that differ, Repair        load a snapshot, apply the outbox on top; what got through and
+//	resync                                     load a snapshot, apply the outbox on top; what got through and
 //	                                           was folded since leaves it, what is too old is stamped anew
 //	resync with another epoch                  the same, and queue again what the server has lost of ours
+//	digests that differ, Repair                exchange the operations that differ; where that is not enough,
+//	                                           load a snapshot
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
 //	too_old                                    stamp the outbox anew, by the server's clock if ours is slow
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -23,6 +25,15 @@ type Diagnosis struct {
 	// the client has no services, where something was found before, or where the room was too busy for
 	// the two to be at one cursor.
 	Compared bool
+	// Differences are the operations in which the logs differ, where they do and at most 10,000 do.
+	Differences []Difference
+}
+
+// Difference is an operation that only one of replica and server has or, where both are set, that they have
+// with different bodies.
+type Difference struct {
+	TS          moveop.Timestamp
+	Here, There bool
 }
 
 // Finding is one thing that is wrong.
@@ -56,10 +67,7 @@ const (
 // over the whole file. The error is one of examining, not a finding; what was found until then is
 // returned with it.
 func (c *Client) Doctor(ctx context.Context) (d Diagnosis, err error) {
-	err = c.store.view(ctx, func(s *session) error {
-		e := examination{ctx: ctx, session: s, d: &d}
-		return e.run()
-	})
+	d, err = c.examine(ctx)
 	if err == nil && c.opts.RealtimeURL != "" && len(d.Findings) == 0 {
 		err = c.compare(ctx, &d)
 	}
@@ -67,6 +75,15 @@ func (c *Client) Doctor(ctx context.Context) (d Diagnosis, err error) {
 		return d, fmt.Errorf("examine replica: %w", err)
 	}
 	return d, nil
+}
+
+// examine looks at the file alone.
+func (c *Client) examine(ctx context.Context) (d Diagnosis, err error) {
+	err = c.store.view(ctx, func(s *session) error {
+		e := examination{ctx: ctx, session: s, d: &d}
+		return e.run()
+	})
+	return d, err
 }
 
 func (d *Diagnosis) find(check Check, format string, args ...any) {
@@ -116,32 +133,10 @@ func (e *examination) file() error {
 }
 
 // digest recomputes the digest.
-func (e *examination) digest() error {
-	digest := &e.d.Digest
-	*digest = e.meta.folded
-	err := e.each(`SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
-		UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
-		UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`, nil,
-		func(rows *sql.Rows) error {
-			var current bool
-			op, err := scanOp(rows, &current)
-			if err != nil {
-				return err
-			}
-			digest.Ops++
-			digest.Log ^= op.LogHash()
-			if current && op.Kind == moveop.Move {
-				digest.State ^= moveop.PlacementHash(op.Node, op.Parent, op.OrderKey)
-			} else if current {
-				digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
-			}
-			if digest.Ops%4096 == 0 {
-				return e.ctx.Err()
-			}
-			return nil
-		})
-	if err == nil && *digest != e.meta.digest {
-		e.d.find(CheckDigest, "what is there adds up to %+v, the file says %+v", *digest, e.meta.digest)
+func (e *examination) digest() (err error) {
+	e.d.Digest, err = e.addUp(e.ctx, e.meta.folded)
+	if err == nil && e.d.Digest != e.meta.digest {
+		e.d.find(CheckDigest, "what is there adds up to %+v, the file says %+v", e.d.Digest, e.meta.digest)
 	}
 	return err
 }
@@ -242,9 +237,33 @@ func (c *Client) compare(ctx context.Context, d *Diagnosis) error {
 		}
 		if ours != theirs.Digest {
 			d.find(CheckServer, "at seq %d the server has %+v, here is %+v", m.seq, theirs.Digest, ours)
+			return c.narrow(ctx, d)
 		}
 		return nil
 	}
+	return nil
+}
+
+// narrow finds out in which operations the logs differ.
+func (c *Client) narrow(ctx context.Context, d *Diagnosis) error {
+	found, err := c.compareLogs(ctx)
+	if beyondMending(err) {
+		d.find(CheckServer, "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	differences := map[moveop.Timestamp]Difference{}
+	for i := range found.surplus {
+		differences[found.surplus[i].TS] = Difference{TS: found.surplus[i].TS, Here: true}
+	}
+	for i := range found.lacking {
+		ts := found.lacking[i].TS
+		differences[ts] = Difference{TS: ts, Here: differences[ts].Here, There: true}
+	}
+	d.Differences = slices.SortedFunc(maps.Values(differences), func(a, b Difference) int { return a.TS.Compare(b.TS) })
+	d.find(CheckServer, "the logs differ in %d operations", len(d.Differences))
 	return nil
 }
 
@@ -265,48 +284,34 @@ func (c *Client) settled(ctx context.Context) (m meta, digest moveop.Digest, err
 	return m, digest, err
 }
 
-// maxStats bounds what is read of the answer, in bytes.
-const maxStats = 64 << 10
-
 // stats asks the realtime service where the room stands.
 func (c *Client) stats(ctx context.Context) (stats wire.Stats, err error) {
-	header, err := c.opts.authorization(ctx)
-	if err != nil {
-		return stats, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(c.opts.RealtimeURL, c.opts.Room, "stats"), nil)
-	if err != nil {
-		return stats, fmt.Errorf("ask for the room's digest: %w", err)
-	}
-	req.Header = header
-	resp, err := c.opts.HTTPClient.Do(req)
-	if err != nil {
-		return stats, fmt.Errorf("ask for the room's digest: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound && c.store.meta.Load().seq == 0 {
+	body, err := c.ask(ctx, "stats")
+	if errors.Is(err, wire.ErrUnknownRoom) && c.store.meta.Load().seq == 0 {
 		return wire.Stats{Room: c.opts.Room, Epoch: c.store.meta.Load().epoch}, nil // it is not made yet
 	}
-	if resp.StatusCode != http.StatusOK {
-		return stats, fmt.Errorf("ask for the room's digest: %w", wire.ReadError(resp))
+	if err == nil {
+		defer body.Close()
+		err = json.NewDecoder(http.MaxBytesReader(nil, body, maxAnswer)).Decode(&stats)
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, maxStats)).Decode(&stats); err != nil {
+	if err != nil {
 		return stats, fmt.Errorf("ask for the room's digest: %w", err)
 	}
 	return stats, nil
 }
 
-// Repair loads the room anew from the server and applies what is pending on top: the way out of what
-// Doctor finds. It returns when the replica is in step again. Nothing that is pending is lost, and
-// until the new state is whole the old one stays. Where the file itself is so damaged that even that
-// does not go through, the error is ErrCorrupt: see Salvage.
+// Repair is the way out of what Doctor finds. It exchanges the operations in which the log differs from the
+// server's, if that is all that is wrong and they are few; else it loads the room anew and applies what is
+// pending on top. It returns when the replica is in step again. Nothing that is pending is lost, and until
+// the new state is whole the old one stays. Where the file itself is so damaged that even that does not go
+// through, the error is ErrCorrupt: see Salvage.
 func (c *Client) Repair(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return fmt.Errorf("repair replica: %w", ErrOffline)
 	}
 	err := c.store.update(ctx, Local, (*txn).recountOutbox)
 	if err == nil {
-		err = c.reload(ctx)
+		err = c.mend(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("repair replica: %w", err)
@@ -314,8 +319,8 @@ func (c *Client) Repair(ctx context.Context) error {
 	return c.WaitSynced(ctx)
 }
 
-// reload has the sync loop load a snapshot, and waits until it is in.
-func (c *Client) reload(ctx context.Context) error {
+// mend has the sync loop put right what is wrong, and waits until it has.
+func (c *Client) mend(ctx context.Context) error {
 	outcome := make(chan error, 1)
 	select {
 	case c.repairs <- outcome:

@@ -162,7 +162,7 @@ func TestDoctorCompares(t *testing.T) {
 	}
 	c = open(t, path, s.options())
 	d := doctor(t, c)
-	if len(d.Findings) != 1 || d.Findings[0].Check != client.CheckServer || !d.Compared {
+	if len(d.Findings) != 2 || d.Findings[0].Check != client.CheckServer || !d.Compared || len(d.Differences) != 2*len(log) {
 		t.Errorf("found %+v", d)
 	}
 	if err := c.Repair(t.Context()); err != nil {

@@ -55,6 +55,7 @@ type seen struct {
 	pushes    []int // operations of each
 	pulls     int
 	snapshots int
+	fetched   int // operations, to compare them
 	tokens    []string
 }
 
@@ -74,6 +75,8 @@ func newServer(t testing.TB) *server {
 	mux.HandleFunc("GET /v1/rooms/garden/ws", s.socket)
 	mux.HandleFunc("GET /v1/rooms/garden/snapshot", s.snapshot)
 	mux.HandleFunc("GET /v1/rooms/garden/stats", s.stats)
+	mux.HandleFunc("GET /v1/rooms/garden/buckets", s.buckets)
+	mux.HandleFunc("GET /v1/rooms/garden/buckets/ops", s.bucketOps)
 	web := httptest.NewServer(mux)
 	s.url = web.URL
 	t.Cleanup(func() {
@@ -386,6 +389,34 @@ func (s *server) stats(w http.ResponseWriter, _ *http.Request) {
 	stats := wire.Stats{Room: "garden", Epoch: s.epoch, Head: int64(len(s.log())), Digest: s.state().Digest}
 	if err := json.NewEncoder(w).Encode(stats); err != nil {
 		s.t.Error(err)
+	}
+}
+
+func (s *server) buckets(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	span, tally := wire.Span(r.FormValue("prefix")), wire.Tally{}
+	for _, op := range s.log() {
+		if span.Contains(op.TS) {
+			tally.Add(wire.SpanOf(op.TS, len(span)+2), wire.Count{Ops: 1, Log: op.LogHash()})
+		}
+	}
+	answer := wire.Buckets{Epoch: s.epoch, Seq: int64(len(s.log())), Buckets: tally.Buckets()}
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *server) bucketOps(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, op := range s.log() {
+		if wire.Span(r.FormValue("prefix")).Contains(op.TS) {
+			s.seen.fetched++
+			if err := json.NewEncoder(w).Encode(op); err != nil {
+				s.t.Error(err)
+			}
+		}
 	}
 }
 

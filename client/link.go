@@ -345,7 +345,11 @@ func (l *link) head(h wire.Head) error {
 		l.pulled = false // the room is idle, so what was asked for would be here
 		return l.pull(m.seq)
 	}
-	if h.Head != m.seq || m.pending > 0 || m.acked > m.seq || h.Digest == m.digest {
+	if h.Head != m.seq || m.pending > 0 || m.acked > m.seq {
+		return nil
+	}
+	if h.Digest == m.digest {
+		l.mended = false
 		return nil
 	}
 	l.c.setProgress(func(p *progress) { p.mismatches++ })

@@ -303,9 +303,9 @@ const loggedQuery = `SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, 
 		WHERE ts BETWEEN ?1 AND ?2`
 
 // logged calls fn for the operations from and to included, in no useful order, and says which of
-// them are in nodes or vals: the current ones. Fn must not use the transaction.
-func (t *txn) logged(from, to moveop.Timestamp, fn func(op moveop.Op, current bool) error) error {
-	return t.each(loggedQuery, []any{from[:], to[:]}, func(rows *sql.Rows) error {
+// them are in nodes or vals: the current ones. Fn must not use the session.
+func (s *session) logged(from, to moveop.Timestamp, fn func(op moveop.Op, current bool) error) error {
+	return s.each(loggedQuery, []any{from[:], to[:]}, func(rows *sql.Rows) error {
 		var table int
 		op, err := scanOp(rows, &table)
 		if err != nil {

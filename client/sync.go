@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -18,10 +19,10 @@ import (
 var (
 	// errResync means that the cursor cannot be served: load a snapshot, then connect again.
 	errResync = errors.New("the server cannot go on from our cursor")
-	// errMismatch means that we differ from the server where we must not: load a snapshot.
+	// errMismatch means that we differ from the server where we must not: see mend.
 	errMismatch = errors.New("digests differ at the same cursor")
-	// errRepair means that the application asked for it: load a snapshot.
-	errRepair = errors.New("the replica is to be loaded anew")
+	// errRepair means that the application asked for it: see mend.
+	errRepair = errors.New("the replica is to be repaired")
 	// errRenamed means that we go by another replica id from now on.
 	errRenamed = errors.New("the file was copied or restored: new replica id")
 )
@@ -41,7 +42,9 @@ type syncer struct {
 	needSnapshot bool
 	held         held         // what the last welcome said
 	unsure       bool         // there was none yet, or a push since then has no answer
-	repairing    []chan error // who waits for a snapshot
+	suspect      bool         // our log is not the server's: mend it, or load a snapshot
+	mended       bool         // since digests were equal last: if they differ again, load a snapshot
+	repairing    []chan error // who waits for either
 	inUse        int          // connections in a row that were refused because our replica is in use
 	maxBatch     int          // operations of one push; halved when the server finds it too large
 }
@@ -88,13 +91,23 @@ func stateAfter(err error) State {
 
 // once goes through one connection, from the snapshot that may have to come first to its end.
 func (s *syncer) once(ctx context.Context) error {
+	if s.suspect {
+		mended, err := s.mend(ctx)
+		if err != nil {
+			return fmt.Errorf("mend the log: %w", err)
+		}
+		s.suspect, s.mended, s.needSnapshot = false, mended, s.needSnapshot || !mended
+		if mended {
+			s.repaired(nil)
+		}
+	}
 	if s.needSnapshot && !s.mustAsk() {
 		err := s.bootstrap(ctx)
 		s.repaired(err)
 		if err != nil {
 			return err
 		}
-		s.needSnapshot = false
+		s.needSnapshot, s.mended = false, false
 	}
 	s.c.setProgress(func(p *progress) { p.state = StateConnecting })
 	l, err := s.dial(ctx)
@@ -121,8 +134,10 @@ func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	switch {
 	case errors.Is(err, errRepair):
 		return 0
-	case errors.Is(err, errResync), errors.Is(err, errMismatch):
+	case errors.Is(err, errResync), errors.Is(err, errMismatch) && s.mended:
 		s.needSnapshot = true
+	case errors.Is(err, errMismatch):
+		s.suspect = true
 	case errors.Is(err, errConflict), replicaInUse(err) && s.secondInUse():
 		s.rename(ctx)
 	}
@@ -164,9 +179,9 @@ func (s *syncer) wait(ctx context.Context, delay time.Duration) {
 	}
 }
 
-// repair has a snapshot loaded next.
+// repair has the log mended next.
 func (s *syncer) repair(done chan error) {
-	s.needSnapshot = true
+	s.suspect = true
 	s.repairing = append(s.repairing, done)
 }
 

@@ -1,0 +1,257 @@
+package client
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+const (
+	// leafDigits is the length of the spans that our log is added up by in one pass. What is within one
+	// of them, 65 s, is added up when it is wanted.
+	leafDigits = 8
+	// fewOps is how many operations of a span, theirs and ours, are compared one by one.
+	fewOps = 256
+	// maxDifferences bounds the operations that differ: where there are more, a snapshot is the way.
+	maxDifferences = 10_000
+	// maxSpanBytes bounds what is read of the operations of a span.
+	maxSpanBytes = 64 << 20
+)
+
+var (
+	// errTooDifferent means that piece by piece is not the way.
+	errTooDifferent = fmt.Errorf("more than %d operations differ", maxDifferences)
+	// errOtherLog means that the server's log is another one by now.
+	errOtherLog = errors.New("the server has another history")
+)
+
+// logComparison finds the operations in which our log, as far as our cursor, differs from the server's. Both
+// are Merkle trees over time (wire.Span): it goes down where they differ. What the server has committed since
+// and what is pending here does not count, so neither has to stand still.
+type logComparison struct {
+	c      *Client
+	epoch  string
+	seq    int64            // our cursor
+	behind moveop.Timestamp // what is later can be compared: nothing of it was compacted, here or there
+	tally  wire.Tally       // of ours, by spans of leafDigits
+
+	lacking []moveop.Op // theirs, which we have not got, or differently
+	surplus []moveop.Op // ours, which they have not got, or differently
+}
+
+// compareLogs goes through our log once, and asks the server O(log n) questions for each place in which it
+// differs. The error is errTooDifferent where that would be no cheaper than a snapshot.
+func (c *Client) compareLogs(ctx context.Context) (*logComparison, error) {
+	l := &logComparison{c: c, tally: wire.Tally{}}
+	err := c.store.view(ctx, func(s *session) error {
+		var m meta
+		if err := m.load(s); err != nil {
+			return err
+		}
+		l.epoch, l.seq, l.behind = m.epoch, m.seq, m.horizon
+		return s.everyOp(func(op moveop.Op, _ bool) error {
+			if l.counts(&op) {
+				l.tally.Add(wire.SpanOf(op.TS, leafDigits), wire.Count{Ops: 1, Log: op.LogHash()})
+			}
+			return ctx.Err()
+		})
+	})
+	if err == nil {
+		err = l.descend(ctx, "")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("compare with the server's log: %w", err)
+	}
+	return l, nil
+}
+
+// counts reports whether an operation is one that both have to have.
+func (l *logComparison) counts(op *moveop.Op) bool { return op.Seq > 0 && op.Seq <= l.seq }
+
+// descend compares the parts of a span.
+func (l *logComparison) descend(ctx context.Context, span wire.Span) error {
+	theirs, err := l.c.buckets(ctx, span)
+	if err != nil {
+		return err
+	}
+	if theirs.Epoch != l.epoch {
+		return errOtherLog
+	}
+	if l.behind.Before(theirs.Horizon) {
+		l.behind = theirs.Horizon
+	}
+	ours, err := l.parts(ctx, span)
+	if err != nil {
+		return err
+	}
+	pairs := map[wire.Span][2]wire.Bucket{}
+	for _, b := range theirs.Buckets {
+		pairs[b.Span] = [2]wire.Bucket{b, {Span: b.Span}}
+	}
+	for _, b := range ours.Buckets() {
+		pairs[b.Span] = [2]wire.Bucket{pairs[b.Span][0], b}
+	}
+	for _, part := range slices.Sorted(maps.Keys(pairs)) {
+		a, b := pairs[part][0], pairs[part][1]
+		if a.Ops == b.Ops && a.Log == b.Log || !l.behind.Before(part.Last()) {
+			continue
+		}
+		if a.Ops+b.Ops > fewOps && len(part) < wire.MaxSpan {
+			err = l.descend(ctx, part)
+		} else {
+			err = l.compareOps(ctx, part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts adds up our log by the parts of a span.
+func (l *logComparison) parts(ctx context.Context, span wire.Span) (wire.Tally, error) {
+	parts, digits := wire.Tally{}, len(span)+2
+	if digits <= leafDigits {
+		for leaf, count := range l.tally {
+			if leaf[:len(span)] == span {
+				parts.Add(leaf[:digits], *count)
+			}
+		}
+		return parts, nil
+	}
+	err := l.within(ctx, span, func(op moveop.Op) {
+		parts.Add(wire.SpanOf(op.TS, digits), wire.Count{Ops: 1, Log: op.LogHash()})
+	})
+	return parts, err
+}
+
+// within calls fn for our operations in a span that count.
+func (l *logComparison) within(ctx context.Context, span wire.Span, fn func(moveop.Op)) error {
+	return l.c.store.view(ctx, func(s *session) error {
+		return s.logged(span.First(), span.Last(), func(op moveop.Op, _ bool) error {
+			if l.counts(&op) {
+				fn(op)
+			}
+			return nil
+		})
+	})
+}
+
+// compareOps compares operation by operation. Theirs are read first: what we have then and they had not was
+// never theirs.
+func (l *logComparison) compareOps(ctx context.Context, span wire.Span) error {
+	theirs := map[moveop.Timestamp]moveop.Op{}
+	err := l.c.spanOps(ctx, span, func(op moveop.Op) error {
+		if l.counts(&op) && l.behind.Before(op.TS) {
+			theirs[op.TS] = op
+		}
+		if len(theirs) > maxDifferences {
+			return errTooDifferent
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = l.within(ctx, span, func(op moveop.Op) {
+		switch other, ok := theirs[op.TS]; {
+		case ok && other.SameBody(op):
+			delete(theirs, op.TS)
+		case l.behind.Before(op.TS):
+			l.surplus = append(l.surplus, op)
+		}
+	})
+	for _, op := range theirs {
+		l.lacking = append(l.lacking, op)
+	}
+	if err == nil && len(l.lacking)+len(l.surplus) > maxDifferences {
+		err = errTooDifferent
+	}
+	return err
+}
+
+// buckets asks for the parts of a span.
+func (c *Client) buckets(ctx context.Context, span wire.Span) (buckets wire.Buckets, err error) {
+	body, err := c.ask(ctx, "buckets?prefix="+url.QueryEscape(string(span)))
+	if err != nil {
+		return buckets, err
+	}
+	defer body.Close()
+	err = json.NewDecoder(http.MaxBytesReader(nil, body, maxAnswer)).Decode(&buckets)
+	return buckets, err
+}
+
+// spanOps asks for the operations of a span.
+func (c *Client) spanOps(ctx context.Context, span wire.Span, fn func(moveop.Op) error) error {
+	body, err := c.ask(ctx, "buckets/ops?prefix="+url.QueryEscape(string(span)))
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for lines := json.NewDecoder(http.MaxBytesReader(nil, body, maxSpanBytes)); ; {
+		var op moveop.Op
+		if err := lines.Decode(&op); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := fn(op); err != nil {
+			return err
+		}
+	}
+}
+
+// maxAnswer bounds what is read of an answer about the room, in bytes.
+const maxAnswer = 64 << 10
+
+// ask gets something about the room from the realtime service. The caller closes the body. An answer that is
+// no success is a *wire.Error, and wire.ErrUnknownRoom where it is 404.
+func (c *Client) ask(ctx context.Context, what string) (io.ReadCloser, error) {
+	header, err := c.opts.authorization(ctx)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(c.opts.RealtimeURL, c.opts.Room, what), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = header
+	resp, err := c.opts.HTTPClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		if err = wire.ReadError(resp); resp.StatusCode == http.StatusNotFound {
+			err = fmt.Errorf("%w: %w", wire.ErrUnknownRoom, err)
+		}
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// everyOp calls fn for every operation of the log, in no useful order, and says which of them are in nodes
+// or vals: the current ones. Fn must not use the session.
+func (s *session) everyOp(fn func(op moveop.Op, current bool) error) error {
+	return s.each(`SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
+		UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
+		UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`, nil,
+		func(rows *sql.Rows) error {
+			var current bool
+			op, err := scanOp(rows, &current)
+			if err != nil {
+				return err
+			}
+			return fn(op, current)
+		})
+}

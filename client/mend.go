@@ -1,0 +1,112 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
+	"github.com/canopysync/canopy/tree"
+)
+
+// mend makes our log the server's by exchanging only the operations in which they differ. It reports whether
+// that found the fault and left nothing wrong that can be seen from here; where it did not, a snapshot has to
+// be loaded. An error is one of trying, on which nothing has changed.
+func (s *syncer) mend(ctx context.Context) (mended bool, err error) {
+	if s.c.store.meta.Load().epoch == "" {
+		return false, nil // there is nothing yet
+	}
+	found, err := s.c.compareLogs(ctx)
+	changed := false
+	if err == nil {
+		err = s.c.store.update(ctx, Snapshot, func(t *txn) (err error) {
+			changed, err = t.mend(ctx, found)
+			return err
+		})
+	}
+	if beyondMending(err) {
+		s.log.Warn("the log cannot be mended piece by piece", "error", err)
+		return false, nil
+	}
+	if err != nil || !changed {
+		return false, err
+	}
+	left, err := s.c.examine(ctx)
+	s.log.Info("mended the log", slog.Int("fetched", len(found.lacking)), slog.Int("dropped", len(found.surplus)),
+		slog.Int("findings", len(left.Findings)))
+	return err == nil && len(left.Findings) == 0, err
+}
+
+// beyondMending tells errors that only a snapshot gets around from those that another try may.
+func beyondMending(err error) bool {
+	if e, ok := errors.AsType[*wire.Error](err); ok { // such as a service that has no buckets
+		return !e.Retryable && e.Code != wire.CodeUnauthorized
+	}
+	return errors.Is(err, errTooDifferent) || errors.Is(err, errOtherLog) || errors.Is(err, ErrCorrupt) ||
+		errors.As(err, new(*tree.CycleError))
+}
+
+// mend puts in what is lacking, takes out what is too much, and adds the digest up anew. It reports whether
+// anything was wrong.
+func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err error) {
+	if err := t.affordWithdrawal(found.surplus); err != nil {
+		return false, err
+	}
+	if len(found.surplus) > 0 {
+		if err := t.withdraw(found.surplus); err != nil {
+			return false, err
+		}
+	}
+	for i := range found.lacking {
+		t.accept(found.lacking[i].TS)
+	}
+	if err := t.add(found.lacking); err != nil {
+		return false, err
+	}
+	digest, err := t.addUp(ctx, t.meta.folded)
+	if err != nil {
+		return false, err
+	}
+	changed = len(found.surplus)+len(found.lacking) > 0 || digest != t.meta.digest
+	if t.meta.digest = digest; changed {
+		t.changes.all()
+	}
+	return changed, nil
+}
+
+// affordWithdrawal refuses to take out operations where too many came after the first of them.
+func (t *txn) affordWithdrawal(ops []moveop.Op) error {
+	if len(ops) == 0 {
+		return nil
+	}
+	first := moveop.MaxTimestamp
+	for i := range ops {
+		if ops[i].TS.Before(first) {
+			first = ops[i].TS
+		}
+	}
+	after := 0
+	return t.logged(first, moveop.MaxTimestamp, func(moveop.Op, bool) error {
+		if after++; after > maxDifferences {
+			return errTooDifferent
+		}
+		return nil
+	})
+}
+
+// addUp computes the digest from what it summarises, beside what compaction has folded.
+func (s *session) addUp(ctx context.Context, folded moveop.Digest) (digest moveop.Digest, err error) {
+	digest = folded
+	err = s.everyOp(func(op moveop.Op, current bool) error {
+		digest.Ops++
+		digest.Log ^= op.LogHash()
+		if current && op.Kind == moveop.Move {
+			digest.State ^= moveop.PlacementHash(op.Node, op.Parent, op.OrderKey)
+		} else if current {
+			digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
+		}
+		return ctx.Err()
+	})
+	return digest, err
+}

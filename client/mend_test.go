@@ -1,0 +1,94 @@
+package client_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/canopysync/canopy/client"
+	"github.com/canopysync/canopy/moveop"
+)
+
+// A room of many operations at many times, a file of it, and one pending operation.
+func settled(t *testing.T) (s *server, path string) {
+	t.Helper()
+	s = newServer(t)
+	for i := range 1500 {
+		n := moveop.NodeID{1, byte(i >> 8), byte(i)}
+		ts := moveop.NewTimestamp(int64(1.7e12)+int64(i)*40_000, 0, 7)
+		op := moveop.Op{Kind: moveop.Move, TS: ts, Node: n, Parent: moveop.Root, OrderKey: "a0"}
+		switch {
+		case i%3 == 1: // of the node before
+			op = moveop.Op{Kind: moveop.Set, TS: ts, Node: moveop.NodeID{1, byte((i - 1) >> 8), byte(i - 1)}, Key: "title", Value: []byte(fmt.Sprint(i))}
+		case i%3 == 2: // the node before that goes below an older one
+			op.Node = moveop.NodeID{1, byte((i - 2) >> 8), byte(i - 2)}
+			op.Parent = moveop.NodeID{1, byte(i / 30 * 3 >> 8), byte(i / 30 * 3)}
+		}
+		if err := s.apply(op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path = filepath.Join(t.TempDir(), "replica")
+	c := open(t, path, s.options())
+	s.synced(t, c)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, path, client.Options{})
+	create(t, c, moveop.Root, client.Last, "mine")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return s, path
+}
+
+// What a damaged file lacks, has too much or has otherwise is found and exchanged, and nothing else: no
+// snapshot is loaded for it.
+func TestRepairFetchesOnlyWhatDiffers(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		damage  string
+		here    bool // the operation that differs is in the file
+		there   bool
+		changed int // operations that differ
+	}{
+		"a placement is lost":  {`DELETE FROM nodes WHERE seq = (SELECT max(seq) FROM nodes WHERE seq < 700)`, false, true, 1},
+		"a past move is lost":  {`DELETE FROM ops WHERE seq = (SELECT max(seq) FROM ops WHERE seq < 700)`, false, true, 1},
+		"values are lost":      {`DELETE FROM vals WHERE seq BETWEEN 300 AND 330`, false, true, 11},
+		"a value is another":   {`UPDATE vals SET value = '"damaged"' WHERE seq = 1001`, true, true, 1},
+		"a place is another":   {`UPDATE nodes SET order_key = 'a1' WHERE seq = (SELECT max(seq) FROM nodes WHERE seq < 700)`, true, true, 1},
+		"an operation made up": {`INSERT INTO vals VALUES (zeroblob(16), 'k', '1', x'018bcfe5680000010000000000000007', 5000, 0); UPDATE vals SET seq = 1 WHERE seq = 5000`, true, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, path := settled(t)
+			alter(t, path, test.damage)
+			c := open(t, path, client.Options{})
+			if d := doctor(t, c); len(d.Findings) == 0 {
+				t.Fatal("the damage is none")
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			before := s.counts()
+			c = open(t, path, s.options())
+			if err := c.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.synced(t, c)
+			if d := doctor(t, c); len(d.Findings) > 0 || !d.Compared {
+				t.Errorf("after repair: %+v", d)
+			}
+			after := s.counts()
+			if after.snapshots != before.snapshots {
+				t.Error("a snapshot was loaded")
+			}
+			if got := after.fetched - before.fetched; got < test.changed-1 || got > 300 {
+				t.Errorf("%d operations were fetched for %d", got, test.changed)
+			}
+			if c.Digest() != s.digest() {
+				t.Error("digests differ")
+			}
+		})
+	}
+}
