@@ -34,6 +34,9 @@ var (
 //	        │              │                  │
 //	new or resync          ▼                  │ connection ends
 //	    ───────────► bootstrap ──► connect ───┘
+//	                       ▲          ▲
+//	digests differ         │ too much │
+//	    ────────────────► mend ───────┘
 type syncer struct {
 	c       *Client
 	log     *slog.Logger
