@@ -24,9 +24,6 @@ const (
 	forbiddenWait = time.Minute
 	// slowClock is how far behind the server's clock ours may be when operations are found too old.
 	slowClock = time.Second
-	// besideOthers is the most operations of a push while others are in the room: they wait for as long
-	// as it takes to commit it.
-	besideOthers = 100
 	// pushOverhead is what a push takes beside its operations, in bytes.
 	pushOverhead = 256
 )
@@ -85,9 +82,6 @@ func (l *link) nextBatch(ctx context.Context) (batch []moveop.Op, err error) {
 	n := l.maxBatch
 	if l.limits.MaxOps > 0 {
 		n = min(n, l.limits.MaxOps)
-	}
-	if len(l.c.Peers()) > 0 {
-		n = min(n, besideOthers)
 	}
 	bytes := int64(1 << 20)
 	if l.limits.MaxFrame > 0 {
