@@ -15,6 +15,25 @@ var (
 	errInvalid = errors.New("not an operation that a server sends")
 )
 
+// receive merges the operations that follow on the cursor, and moves it. Where the room is not here as a
+// whole, some may bring nodes into sight.
+func (t *txn) receive(ops []moveop.Op) (foreign bool, err error) {
+	var unknown []moveop.NodeID
+	if t.meta.partial {
+		if unknown, err = t.unknownNodes(ops); err != nil {
+			return false, err
+		}
+	}
+	if foreign, err = t.merge(ops); err != nil {
+		return false, err
+	}
+	t.meta.seq = ops[len(ops)-1].Seq
+	if held := &t.store.held; held.epoch == t.meta.epoch {
+		held.head = max(held.head, t.meta.seq)
+	}
+	return foreign, t.sight(unknown)
+}
+
 // merge applies operations that came from the server, in any order: those that are new, that is. One
 // that is here already gets its seq, and leaves the outbox. Foreign is set if one of them claims to
 // be of this replica and yet was never made here: the file is a copy, or was restored.

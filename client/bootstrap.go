@@ -25,9 +25,9 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 	if s.c.opts.BootstrapURL == "" {
 		return s.startOver(ctx)
 	}
-	s.c.setProgress(func(p *progress) { p.state, p.rows, p.rowsTotal = StateBootstrapping, 0, 0 })
+	s.c.setProgress(func(p *progress) { p.loading, p.rows, p.rowsTotal = true, 0, 0 })
 	began := time.Now()
-	l := &loader{st: s.c.store, held: s.held, report: func(rows, total int64) {
+	l := &loader{st: s.c.store, report: func(rows, total int64) {
 		s.c.setProgress(func(p *progress) { p.rows, p.rowsTotal = rows, total })
 	}}
 	found, err := s.download(ctx, l)
@@ -35,7 +35,15 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 		err = l.install(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, s.dropDrafts(ctx))
+		err = errors.Join(err, s.dropDrafts(ctx))
+	}
+	s.c.setProgress(func(p *progress) {
+		if p.loading, p.loadErr = false, err; err == nil && (s.first == nil || p.state == "") {
+			p.state = StateConnecting // that is next
+		}
+	})
+	if err != nil {
+		return err
 	}
 	s.log.Info("bootstrapped", slog.Int64("seq", l.header.Seq), slog.Int64("rows", l.rows), slog.Duration("took", time.Since(began)))
 	return nil
@@ -59,10 +67,10 @@ func (s *syncer) download(ctx context.Context, l *loader) (found bool, err error
 // startOver goes without a bootstrap service: a new replica begins at seq 0, and one whose cursor
 // cannot be served begins anew there. If the server has not kept everything it will say so.
 func (s *syncer) startOver(ctx context.Context) error {
-	if s.c.store.meta.Load().seq == 0 {
+	if m := s.c.store.meta.Load(); m.seq == 0 && !m.partial {
 		return nil
 	}
-	l := &loader{st: s.c.store, held: s.held}
+	l := &loader{st: s.c.store}
 	if err := l.prepare(ctx); err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func TestDamagedSnapshot(t *testing.T) {
 	wantTitles(t, c, "A b mine")
 }
 
-// Edits go on while a snapshot is on its way, and are there when it is in.
+// The room can be seen and edited while its snapshot is on its way, and edits are there when it is in.
 func TestEditDuringBootstrap(t *testing.T) {
 	t.Parallel()
 	s := planted(t)
@@ -171,14 +171,18 @@ func TestEditDuringBootstrap(t *testing.T) {
 	})
 	c := s.join(t)
 	<-asked
+	wantOutline(t, c, "b,A")
 	create(t, c, moveop.Root, client.Last, "mine")
-	wantOutline(t, c, "mine")
-	if st := c.Status(); st.State != client.StateBootstrapping || st.Pending != 2 {
+	wantOutline(t, c, "b,A,mine")
+	if st := c.Status(); st.State != client.StateBootstrapping || !st.Partial {
 		t.Errorf("status is %+v", st)
 	}
 	close(goOn)
 	s.synced(t, c)
-	wantTitles(t, c, "A b mine")
+	wantOutline(t, c, "b,A,mine")
+	if st := c.Status(); st.Partial {
+		t.Errorf("status is %+v", st)
+	}
 }
 
 // The server's history was replaced: the state is the server's, what was pending stays.

@@ -29,8 +29,9 @@ type Options struct {
 	BootstrapURL string
 	// Name is shown to the others in the room.
 	Name string
-	// Token returns the token for the services, each time one is needed: for every connection, and
-	// before a JSON Web Token in use ends, so that the connection can go on. Nil means to send none.
+	// Token returns the token for the services, each time one is needed: for every connection and
+	// request, and before a JSON Web Token in use ends, so that the connection can go on. It may be called
+	// from several goroutines at once. Nil means to send none.
 	Token func(ctx context.Context) (string, error)
 
 	// Synchronous says what an edit survives. Defaults to SynchronousFull.
@@ -48,6 +49,11 @@ type Options struct {
 	// FlushTimeout is how long Close waits for the server to acknowledge what was edited, where there is
 	// a connection. Defaults to 2 s; negative means not to wait.
 	FlushTimeout time.Duration
+
+	// PreviewTimeout is how long a read or an edit of a replica that is loading the room for the first time
+	// may wait for children that are not here yet; then what is here has to do. Defaults to 3 s; negative
+	// means not to fetch any. See the package comment about the first load.
+	PreviewTimeout time.Duration
 
 	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
 	// the other with every failure. Default to 500 ms and 30 s.
@@ -73,6 +79,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.FlushTimeout == 0 {
 		o.FlushTimeout = 2 * time.Second
+	}
+	if o.PreviewTimeout == 0 {
+		o.PreviewTimeout = 3 * time.Second
 	}
 	if o.RetryMin <= 0 {
 		o.RetryMin = 500 * time.Millisecond
@@ -129,8 +138,10 @@ type Client struct {
 	presence presence
 	progress progress
 	rounds   rounds
-	wakeups  chan struct{}   // there may be something to send
+	wakeups  chan struct{} // there may be something to send
+	preview  preview
 	retries  chan struct{}   // see Reconnect
+	reloads  chan struct{}   // the same for the first load
 	repairs  chan chan error // see Repair; what is sent gets the outcome, and holds one
 
 	stop    context.CancelFunc
@@ -158,7 +169,7 @@ func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	}
 	opts.Room = st.meta.Load().room
 	c := &Client{opts: opts, store: st, wakeups: make(chan struct{}, 1), retries: make(chan struct{}, 1)}
-	c.repairs = make(chan chan error)
+	c.reloads, c.repairs = make(chan struct{}, 1), make(chan chan error)
 	c.rounds.changed = make(chan struct{})
 	st.publish = func(e Event) { c.events.publish(e, sendEvent) }
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -181,6 +192,7 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 	st := &store{
 		file: file, now: opts.Now, random: opts.Random, undo: undoOptions{opts.UndoLimit, opts.UndoPause},
 		writing: make(chan struct{}, 1), closed: make(chan struct{}),
+		begun: make(chan struct{}, 1), sights: make(chan struct{}, 1),
 	}
 	m := &meta{}
 	if err := m.load(file.writer); err != nil {
@@ -193,6 +205,8 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 		return nil, errors.Join(err, file.close())
 	}
 	st.meta.Store(m)
+	st.previewed = m.seq
+	st.unsure.Store(true)
 	st.startClock(m)
 	st.release()
 	// The history may have been kept under a higher limit.
@@ -253,7 +267,12 @@ func (c *Client) wake() {
 
 // Reconnect ends the wait before the next attempt to connect: for an application that learns that the
 // network is back, or that there is a new token.
-func (c *Client) Reconnect() { signal(c.retries) }
+func (c *Client) Reconnect() {
+	c.preview.again()
+	for _, waiting := range []chan struct{}{c.retries, c.reloads, c.store.sights} {
+		signal(waiting)
+	}
+}
 
 // signal sends to a channel with room for one; a signal that nobody took yet is enough.
 func signal(ch chan struct{}) {

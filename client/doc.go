@@ -21,6 +21,13 @@
 // passed to, and that function must not call Edit of the same Client. One process has the file open
 // at a time: see ErrLocked.
 //
+// # The first load
+//
+// A replica that is new shows the room, and takes edits, before the room is here: children are fetched
+// when they are read, what others do is applied as it comes, and the snapshot that is loaded meanwhile
+// takes the place of it all in one transaction. Until then Status.Partial is set, nodes that are not here
+// are ErrUnknownNode and ErrPartial, and a read without a network gives what is here. See BOOTSTRAP.md.
+//
 // # Undo
 //
 // Undo and Redo go back and forth through what was edited here, by new operations. The history is in
@@ -44,7 +51,8 @@
 //
 // The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new
 // or its cursor cannot be served, catches up from the cursor, and only then pushes the outbox, in
-// order, one batch at a time. Whatever goes wrong, it tries again, with growing waits:
+// order, one batch at a time. The first snapshot is loaded beside that. Whatever goes wrong, it tries
+// again, with growing waits:
 //
 //	the connection ends, busy, rate_limited,   again after a wait with jitter (a restart says how long)
 //	internal

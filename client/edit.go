@@ -23,7 +23,8 @@ type Tx struct {
 // wait for anything, and must not call Edit.
 func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 	err := c.store.update(ctx, Local, func(t *txn) error {
-		tx := &Tx{View: View{t.session, ctx}, t: t, undo: recorder{limit: c.opts.UndoLimit}}
+		tx := c.newTx(ctx, t)
+		tx.undo.limit = c.opts.UndoLimit
 		if err := fn(tx); err != nil {
 			return err
 		}
@@ -36,6 +37,10 @@ func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 		c.wake()
 	}
 	return err
+}
+
+func (c *Client) newTx(ctx context.Context, t *txn) *Tx {
+	return &Tx{View: View{t.session, ctx, c, t}, t: t}
 }
 
 // Create makes a new node under parent and returns its id.
@@ -129,7 +134,7 @@ func (tx *Tx) Delete(id moveop.NodeID) error {
 
 // Restore takes a deleted node back to where it was, or, where that place is deleted or gone itself,
 // to the end of Root. Restoring what is not deleted does nothing; for what is only below something
-// deleted the error is ErrInsideDeleted.
+// deleted the error is ErrInsideDeleted, and ErrPartial while it is not known here where it was.
 func (tx *Tx) Restore(id moveop.NodeID) error {
 	now, err := tx.movable(id)
 	if err != nil {
@@ -147,6 +152,9 @@ func (tx *Tx) Restore(id moveop.NodeID) error {
 		ORDER BY ts DESC LIMIT 1`, []any{id[:], moveop.Trash[:]}, (*blob)(&was.Parent), &was.OrderKey)
 	if err != nil {
 		return err
+	}
+	if !ok && tx.t.meta.partial {
+		return fmt.Errorf("%w: where %s was", ErrPartial, id)
 	}
 	if ok {
 		if ok, err = tx.reachable(was.Parent); err != nil {
@@ -245,7 +253,7 @@ func (tx *Tx) movable(id moveop.NodeID) (placement, error) {
 	}
 	now, ok, err := tx.t.placement(id)
 	if err == nil && !ok {
-		err = unknownNode(id)
+		err = tx.unknown(id)
 	}
 	return now, err
 }

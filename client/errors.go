@@ -45,6 +45,8 @@ var (
 	ErrCycle = errors.New("a node cannot be moved below itself")
 	// ErrNotSibling means that Before or After names a node that has another parent.
 	ErrNotSibling = errors.New("not a child of that parent")
+	// ErrPartial means that this cannot be told or done until all of the room is here: see Status.Partial.
+	ErrPartial = errors.New("not all of the room is here yet")
 	// ErrInsideDeleted means that the node was not deleted itself, but a node above it was: restore
 	// that one, or move this one out.
 	ErrInsideDeleted = errors.New("a node above it was deleted")

@@ -37,11 +37,15 @@ func (c *Client) Export(ctx context.Context, path string) error {
 // Fork writes a new replica file to path, which must not exist: a room of its own, that begins with
 // what is in this one now, Trash included, pending and refused operations included, without history.
 // Nodes keep their ids. Open it with services to have the room made there. It needs no network, and
-// is the way out when the room itself is lost, or its rights are.
+// is the way out when the room itself is lost, or its rights are. The error is ErrPartial while not all
+// of the room is here.
 func (c *Client) Fork(ctx context.Context, path, room string) error {
 	err := Options{Room: room, Synchronous: SynchronousFull}.check()
 	if err == nil && room == "" {
 		err = errors.New("a room needs a name")
+	}
+	if err == nil && c.store.meta.Load().partial {
+		err = ErrPartial
 	}
 	if err == nil {
 		err = c.writeNew(ctx, path, func(s *session, draft string) error { return c.fork(ctx, s, draft, room) })

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +35,11 @@ type server struct {
 	peers map[*peer]bool
 	hooks hooks
 	seen  seen
+	known struct { // what state computed last
+		state proptest.State
+		room  *proptest.Server
+		ops   int
+	}
 }
 
 // hooks are set under the server's mu and called under it. Nil ones do nothing.
@@ -45,8 +52,10 @@ type hooks struct {
 	auth func(token string)
 	// relay may drop or change a frame that goes out to everybody.
 	relay func(p *peer, m wire.Ops) (wire.Ops, bool)
-	// snapshot may change the bytes of a snapshot, or answer 404 with nil.
+	// snapshot may change the bytes of a snapshot, or answer 404 with nil. It is called without the mu.
 	snapshot func(stream []byte) []byte
+	// children may answer in place of the server.
+	children func(w http.ResponseWriter, r *http.Request) (handled bool)
 }
 
 // seen counts what clients asked for.
@@ -55,7 +64,8 @@ type seen struct {
 	pushes    []int // operations of each
 	pulls     int
 	snapshots int
-	fetched   int // operations, to compare them
+	fetched   int      // operations, to compare them
+	children  []string // queries
 	tokens    []string
 }
 
@@ -74,6 +84,7 @@ func newServer(t testing.TB) *server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/rooms/garden/ws", s.socket)
 	mux.HandleFunc("GET /v1/rooms/garden/snapshot", s.snapshot)
+	mux.HandleFunc("GET /v1/rooms/garden/children", s.children)
 	mux.HandleFunc("GET /v1/rooms/garden/stats", s.stats)
 	mux.HandleFunc("GET /v1/rooms/garden/buckets", s.buckets)
 	mux.HandleFunc("GET /v1/rooms/garden/buckets/ops", s.bucketOps)
@@ -107,6 +118,7 @@ func (s *server) counts() seen {
 	defer s.mu.Unlock()
 	c := s.seen
 	c.hellos, c.pushes, c.tokens = slices.Clone(c.hellos), slices.Clone(c.pushes), slices.Clone(c.tokens)
+	c.children = slices.Clone(c.children)
 	return c
 }
 
@@ -135,11 +147,14 @@ func (s *server) state() proptest.State {
 	if s.room == nil {
 		return proptest.State{}
 	}
-	state, err := s.room.State()
-	if err != nil {
-		s.t.Error(err)
+	if n := len(s.log()); s.known.room != s.room || s.known.ops != n {
+		state, err := s.room.State()
+		if err != nil {
+			s.t.Error(err)
+		}
+		s.known.state, s.known.room, s.known.ops = state, s.room, n
 	}
-	return state
+	return s.known.state
 }
 
 func (s *server) digest() moveop.Digest {
@@ -361,10 +376,11 @@ func (s *server) snapshot(w http.ResponseWriter, r *http.Request) {
 	if s.room != nil {
 		stream = formattest.Encode(s.takeSnapshot())
 	}
-	if s.hooks.snapshot != nil {
-		stream = s.hooks.snapshot(stream)
-	}
+	hook := s.hooks.snapshot
 	s.mu.Unlock()
+	if hook != nil {
+		stream = hook(stream)
+	}
 	if stream == nil {
 		wire.WriteError(w, http.StatusNotFound, wire.UnknownRoom())
 		return
@@ -418,6 +434,58 @@ func (s *server) bucketOps(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+}
+
+// children is the route of that name.
+func (s *server) children(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen.tokens = append(s.seen.tokens, r.Header.Get("Authorization"))
+	s.seen.children = append(s.seen.children, r.URL.RawQuery)
+	if s.hooks.children != nil && s.hooks.children(w, r) {
+		return
+	}
+	if s.room == nil {
+		wire.WriteError(w, http.StatusNotFound, wire.UnknownRoom())
+		return
+	}
+	parent, err := moveop.ParseNodeID(r.FormValue("parent"))
+	limit, limitErr := strconv.Atoi(r.FormValue("limit"))
+	if err := errors.Join(err, limitErr); err != nil {
+		s.t.Error(err)
+	}
+	_ = json.NewEncoder(w).Encode(s.page(parent, r.FormValue("after"), limit)) // the client may be gone
+}
+
+// page needs mu. A cursor is the position of the last node of the page before.
+func (s *server) page(parent moveop.NodeID, after string, limit int) wire.Page {
+	page := wire.Page{Nodes: []wire.Node{}, Seq: int64(len(s.log())), Epoch: s.epoch}
+	state := s.state()
+	counts := map[moveop.NodeID]int64{}
+	position := func(n wire.Node) string { return n.OrderKey + " " + n.ID.String() }
+	for id, p := range state.Nodes {
+		counts[p.Parent]++
+		n := wire.Node{ID: id, Parent: p.Parent, OrderKey: p.OrderKey, Props: map[string]json.RawMessage{}}
+		if p.Parent == parent && (after == "" || position(n) > after) {
+			page.Nodes = append(page.Nodes, n)
+		}
+	}
+	slices.SortFunc(page.Nodes, func(a, b wire.Node) int { return strings.Compare(position(a), position(b)) })
+	if len(page.Nodes) > limit {
+		page.Nodes = page.Nodes[:limit]
+		next := position(page.Nodes[limit-1])
+		page.Next = &next
+	}
+	for i := range page.Nodes {
+		page.Nodes[i].Children = counts[page.Nodes[i].ID]
+	}
+	for property, w := range state.Values {
+		i := slices.IndexFunc(page.Nodes, func(n wire.Node) bool { return n.ID == property.Node })
+		if i >= 0 && w.JSON != "null" {
+			page.Nodes[i].Props[property.Key] = json.RawMessage(w.JSON)
+		}
+	}
+	return page
 }
 
 // takeSnapshot needs mu.

@@ -187,7 +187,7 @@ func writeDraft(path string, fresh meta) (err error) {
 		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
 		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
 		createMeta, addUndoNext, addUndoEnded, addHorizon, addFoldedOps, addFoldedLog, addFoldedState,
-		createOutbox, addReason, createOwn, createUndo)
+		createOutbox, addReason, createOwn, createUndo, createPages)
 	if err != nil {
 		return err
 	}

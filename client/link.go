@@ -78,7 +78,13 @@ func (l *link) run(ctx context.Context) error {
 		case <-l.c.wakeups:
 		case done := <-l.c.repairs:
 			l.repair(done)
-			return errRepair
+			if l.first == nil {
+				return errRepair
+			}
+		case <-l.loading():
+			if err := l.loaded(ctx); err != nil {
+				return err
+			}
 		case token := <-fresh:
 			if err := l.sendToken(token); err != nil {
 				return err
@@ -137,7 +143,7 @@ func (l *link) ping(round int64) error {
 // finishRounds tells WaitSynced.
 func (l *link) finishRounds() {
 	m := l.c.store.meta.Load()
-	if m.pending > m.refused {
+	if m.partial || m.pending > m.refused {
 		return
 	}
 	for len(l.answers) > 0 && l.answers[0].head <= m.seq {
@@ -168,6 +174,7 @@ func (l *link) handle(ctx context.Context, msg wire.Message) error {
 	case wire.Welcome:
 		return l.welcome(ctx, msg)
 	case wire.Resync:
+		l.epoch = msg.Epoch
 		return fmt.Errorf("%w: %s", errResync, msg.Reason)
 	}
 	if !l.welcomed {
@@ -202,12 +209,11 @@ func (l *link) refused(e *wire.Error) error {
 
 func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	m := l.c.store.meta.Load()
-	l.held = held{epoch: w.Epoch, head: w.Head}
-	if w.LastTS != nil {
-		l.held.last = *w.LastTS
+	l.epoch = w.Epoch
+	if err := l.hold(ctx, w); err != nil {
+		return err
 	}
-	l.unsure = false
-	if l.needSnapshot || m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
+	if l.first == nil && l.needSnapshot || m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
 		return fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
 	}
 	if w.LastTS != nil && m.issued.Before(*w.LastTS) {
@@ -230,6 +236,19 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	l.c.setProgress(func(p *progress) { p.state, p.from, p.head, p.err = StateCatchingUp, m.seq, w.Head, nil })
 	l.reached(m.seq)
 	return nil
+}
+
+// hold notes what the server says that it holds.
+func (l *link) hold(ctx context.Context, w wire.Welcome) error {
+	held := held{epoch: w.Epoch, head: w.Head}
+	if w.LastTS != nil {
+		held.last = *w.LastTS
+	}
+	return l.c.store.exclusively(ctx, func(*session) error {
+		l.c.store.held = held
+		l.c.store.unsure.Store(false)
+		return nil
+	})
 }
 
 // offset is the server's clock less ours.
@@ -282,7 +301,7 @@ func (l *link) ops(ctx context.Context, frame wire.Ops) (next wire.Message, err 
 	if len(batch) == 0 {
 		return next, nil
 	}
-	return next, l.apply(ctx, batch, seq)
+	return next, l.apply(ctx, batch)
 }
 
 // following returns the part of a frame that is behind the cursor; gap if something is missing
@@ -316,17 +335,26 @@ func (l *link) pull(seq int64) error {
 	return l.conn.send(wire.Pull{After: seq})
 }
 
+// errMoved means that the cursor is not where it was, because a snapshot came in.
+var errMoved = errors.New("the cursor was moved")
+
 // apply merges operations and moves the cursor, in one transaction.
-func (l *link) apply(ctx context.Context, ops []moveop.Op, seq int64) error {
+func (l *link) apply(ctx context.Context, ops []moveop.Op) error {
 	var foreign bool
 	err := l.c.store.update(ctx, Remote, func(t *txn) (err error) {
-		foreign, err = t.merge(ops)
-		t.meta.seq = seq
+		if t.meta.epoch != l.epoch || t.meta.seq != ops[0].Seq-1 {
+			return errMoved
+		}
+		foreign, err = t.receive(ops)
 		return err
 	})
+	if errors.Is(err, errMoved) {
+		return nil // what is missing from there on is pulled, see loaded
+	}
 	if err != nil {
 		return fmt.Errorf("apply operations: %w", err)
 	}
+	seq := ops[len(ops)-1].Seq
 	l.pulled = false
 	l.c.setProgress(func(p *progress) { p.head = max(p.head, seq) })
 	l.reached(seq)
@@ -345,7 +373,7 @@ func (l *link) head(h wire.Head) error {
 		l.pulled = false // the room is idle, so what was asked for would be here
 		return l.pull(m.seq)
 	}
-	if h.Head != m.seq || m.pending > 0 || m.acked > m.seq {
+	if m.partial || h.Head != m.seq || m.pending > 0 || m.acked > m.seq {
 		return nil
 	}
 	if h.Digest == m.digest {

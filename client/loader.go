@@ -30,7 +30,6 @@ type loader struct {
 	abort  context.CancelFunc // ends what the source waits for; may be nil
 
 	header format.Header
-	held   held // what the server is known to hold of this replica
 	rows   int64
 	total  int64 // estimated
 	digest moveop.Digest
@@ -286,9 +285,19 @@ func (l *loader) install(ctx context.Context) error {
 // transaction.
 func (l *loader) swap(ctx context.Context) error {
 	return l.st.update(ctx, Snapshot, func(t *txn) error {
-		lost, err := t.lost(&l.header, l.held)
+		if unsure, err := t.mayBeFolded(l.header.Horizon); err != nil || unsure {
+			return errors.Join(err, errUnsure)
+		}
+		first := t.meta.partial || t.meta.epoch == ""
+		lost, err := t.lost(&l.header)
 		if err != nil {
 			return err
+		}
+		var ahead []moveop.Op
+		if len(lost) == 0 {
+			if ahead, err = t.ahead(&l.header); err != nil {
+				return err
+			}
 		}
 		for _, table := range logTables {
 			if err := t.script("DROP TABLE "+table.name, "ALTER TABLE "+draftPrefix+table.name+" RENAME TO "+table.name); err != nil {
@@ -301,8 +310,35 @@ func (l *loader) swap(ctx context.Context) error {
 		t.accept(l.last)
 		t.accept(l.header.Horizon)
 		t.changes.all()
-		return t.reapply(l.held, lost)
+		if _, err := t.exec(`DELETE FROM pages`); err != nil {
+			return err
+		}
+		t.meta.partial = false
+		if err := t.reapply(lost); err != nil {
+			return err
+		}
+		if err := t.carry(ahead); err != nil || !first {
+			return err
+		}
+		return t.groundUndo()
 	})
+}
+
+// ahead returns what the server has made of a preview since the snapshot. It comes again behind the new
+// cursor, but what was shown must not be gone until then.
+func (t *txn) ahead(h *format.Header) (ops []moveop.Op, err error) {
+	if !t.meta.partial || t.meta.epoch != h.Epoch {
+		return nil, nil
+	}
+	return t.since(h.Seq)
+}
+
+// carry applies operations that are ahead of the cursor.
+func (t *txn) carry(ops []moveop.Op) error {
+	for i := range ops {
+		t.meta.acked = max(t.meta.acked, ops[i].Seq)
+	}
+	return t.add(ops)
 }
 
 func dropDrafts(s *session) error {

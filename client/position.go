@@ -60,8 +60,16 @@ func (c Cursor) before(other Cursor) bool {
 func (tx *Tx) gap(parent moveop.NodeID, p Position, without moveop.NodeID) (g gap, err error) {
 	g = gap{parent: parent, without: without}
 	var ref Cursor
+	if p.at == atFirst || p.at == atLast {
+		if err := tx.fetch(parent, ref, tx.needed(parent, p)); err != nil {
+			return g, err
+		}
+	}
 	if p.at == beforeRef || p.at == afterRef {
 		if ref, err = tx.sibling(parent, p.ref); err != nil {
+			return g, err
+		}
+		if err := tx.fetch(parent, ref, 2); err != nil { // one of them may be the node that moves
 			return g, err
 		}
 	}
@@ -82,6 +90,15 @@ func (tx *Tx) gap(parent moveop.NodeID, p Position, without moveop.NodeID) (g ga
 		g.right, err = tx.next(g, ref)
 	}
 	return g, err
+}
+
+// needed is how many children have to be here for a position at an end to be found. For the end of very
+// many, or of what was deleted, those that are here have to do.
+func (tx *Tx) needed(parent moveop.NodeID, p Position) int {
+	if p.at == atLast && parent != moveop.Trash {
+		return previewLast
+	}
+	return 2 // one of them may be the node that moves
 }
 
 func (tx *Tx) sibling(parent, id moveop.NodeID) (Cursor, error) {

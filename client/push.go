@@ -24,6 +24,9 @@ const (
 	forbiddenWait = time.Minute
 	// slowClock is how far behind the server's clock ours may be when operations are found too old.
 	slowClock = time.Second
+	// besideOthers is the most operations of a push while others are in the room: they wait for as long
+	// as it takes to commit it.
+	besideOthers = 100
 	// pushOverhead is what a push takes beside its operations, in bytes.
 	pushOverhead = 256
 )
@@ -39,8 +42,8 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	if wait := time.Until(l.after); wait > 0 {
 		return wait, nil
 	}
-	if err := l.adopt(ctx); err != nil {
-		return 0, err
+	if ready, err := l.adopt(ctx); err != nil || !ready {
+		return pingInterval, err
 	}
 	batch, err := l.nextBatch(ctx)
 	if err != nil || len(batch) == 0 {
@@ -55,33 +58,38 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 		return 0, l.refuseOp(ctx, batch[0].TS, e) // alone in its batch, or it would fit
 	}
 	l.id++
-	l.inflight, l.unsure = batch, true
+	l.inflight = batch
+	l.c.store.unsure.Store(true)
 	return pingInterval, l.conn.write(frame)
 }
 
-// adopt stamps what was made under an earlier replica id anew, once.
-func (l *link) adopt(ctx context.Context) error {
+// adopt stamps what was made under an earlier replica id anew, once. Where the room is not here as a
+// whole, that has to wait: the server may have got some of it without our knowing.
+func (l *link) adopt(ctx context.Context) (ready bool, err error) {
 	if l.adopted {
-		return nil
+		return true, nil
 	}
-	err := l.c.store.update(ctx, Local, func(t *txn) error {
+	err = l.c.store.update(ctx, Local, func(t *txn) error {
 		strangers, err := t.strangers(t.meta.replica)
-		if err != nil || !strangers {
+		if ready = !strangers || !t.meta.partial; err != nil || !strangers || !ready {
 			return err
 		}
 		return t.restamp()
 	})
 	if err != nil {
-		return fmt.Errorf("stamp pending operations anew: %w", err)
+		return false, fmt.Errorf("stamp pending operations anew: %w", err)
 	}
-	l.adopted = true
-	return nil
+	l.adopted = ready
+	return ready, nil
 }
 
 func (l *link) nextBatch(ctx context.Context) (batch []moveop.Op, err error) {
 	n := l.maxBatch
 	if l.limits.MaxOps > 0 {
 		n = min(n, l.limits.MaxOps)
+	}
+	if len(l.c.Peers()) > 0 {
+		n = min(n, besideOthers)
 	}
 	bytes := int64(1 << 20)
 	if l.limits.MaxFrame > 0 {
@@ -106,7 +114,8 @@ func (l *link) ack(ctx context.Context, ack wire.Ack) error {
 	if err != nil {
 		return fmt.Errorf("record acknowledgement: %w", err)
 	}
-	l.inflight, l.unsure = nil, false
+	l.inflight = nil
+	l.c.store.unsure.Store(false)
 	l.maxBatch = min(2*l.maxBatch, wire.DefaultLimit)
 	l.backoff.Reset()
 	l.c.setProgress(func(p *progress) { p.head, p.err = max(p.head, ack.Head), nil })
@@ -126,7 +135,8 @@ func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 		return err
 	}
 	batch := l.inflight
-	l.inflight, l.unsure = nil, false
+	l.inflight = nil
+	l.c.store.unsure.Store(false)
 	l.log.Warn("push refused", "ops", len(batch), "error", &nack.Error)
 	switch nack.Code {
 	case wire.CodeClockSkew:

@@ -344,6 +344,7 @@ func TestToken(t *testing.T) {
 	tokens := make(chan string, 10)
 	opts := s.options()
 	opts.RetryMin, opts.RetryMax = time.Hour, time.Hour // until told
+	opts.PreviewTimeout = -1                            // no tokens for that
 	opts.Token = func(ctx context.Context) (string, error) {
 		select {
 		case token := <-tokens:

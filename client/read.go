@@ -34,14 +34,17 @@ const DefaultLimit = 1000
 // View reads one consistent state of the replica. It is valid inside the function that it was passed
 // to, and not safe for concurrent use.
 type View struct {
-	s   *session
-	ctx context.Context // of the call that the View lives in
+	s      *session
+	ctx    context.Context // of the call that the View lives in
+	client *Client
+	t      *txn // of the Tx that the View is part of; may be nil
 }
 
 // View runs fn on one consistent state of the replica. Edits and sync go on beside it, unseen by it;
-// the longer it runs, the more of them SQLite has to keep apart.
+// the longer it runs, the more of them SQLite has to keep apart. While Status.Partial is set, each
+// Children may go on to a newer state, in which there is more: ask for Version first then.
 func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
-	return c.store.view(ctx, func(s *session) error { return fn(&View{s, ctx}) })
+	return c.store.view(ctx, func(s *session) error { return fn(&View{s: s, ctx: ctx, client: c}) })
 }
 
 // Version is the version of the state that is read, as in Event.
@@ -50,26 +53,37 @@ func (v *View) Version() (version int64, err error) {
 	return version, err
 }
 
-// Node returns a node, deleted or not. The error is ErrUnknownNode where there is none; Root and Trash
-// have no placement and are not found.
+// Node returns a node, deleted or not. The error is ErrUnknownNode where there is none, and ErrPartial
+// too if it may be there once all of the room is here; Root and Trash have no placement and are not
+// found.
 func (v *View) Node(id moveop.NodeID) (Node, error) {
 	n := Node{ID: id}
 	ok, err := v.s.row(`SELECT parent, order_key FROM nodes WHERE node = ?`, []any{id[:]}, (*blob)(&n.Parent), &n.OrderKey)
 	if err == nil && !ok {
-		err = unknownNode(id)
+		err = v.unknown(id)
 	}
 	return n, err
 }
 
-func unknownNode(id moveop.NodeID) error { return fmt.Errorf("%w: %s", ErrUnknownNode, id) }
+func (v *View) unknown(id moveop.NodeID) error {
+	err := fmt.Errorf("%w: %s", ErrUnknownNode, id)
+	if v.client.partial(v.meta()) {
+		err = fmt.Errorf("%w: %w", err, ErrPartial)
+	}
+	return err
+}
 
 // Children returns at most limit children of parent behind after, in sibling order. The children of
-// Trash are what was deleted. A parent that is not there has none.
+// Trash are what was deleted. A parent that is not there has none. While Status.Partial is set, what is
+// not here yet is fetched, see Options.PreviewTimeout; fewer than limit are not the end then.
 func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
 	if err := v.ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := v.fetch(parent, after, limit); err != nil {
 		return nil, err
 	}
 	err = v.s.each(`SELECT order_key, node FROM nodes WHERE parent = ? AND (order_key, node) > (?, ?)
@@ -81,6 +95,14 @@ func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []
 			return err
 		})
 	return nodes, err
+}
+
+// HasChildren reports whether a node has children. While Status.Partial is set it fetches none: of what
+// was not looked at yet it tells whether there were some.
+func (v *View) HasChildren(id moveop.NodeID) (yes bool, err error) {
+	_, err = v.s.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?1)
+		OR EXISTS (SELECT 1 FROM pages WHERE parent = ?1 AND state = 0)`, []any{id[:]}, &yes)
+	return yes, err
 }
 
 const ancestors = `WITH RECURSIVE up (node) AS (
@@ -206,6 +228,12 @@ func (c *Client) Node(ctx context.Context, id moveop.NodeID) (n Node, err error)
 func (c *Client) Children(ctx context.Context, parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
 	err = c.View(ctx, func(v *View) error { nodes, err = v.Children(parent, after, limit); return err })
 	return nodes, err
+}
+
+// HasChildren is View.HasChildren on the state now.
+func (c *Client) HasChildren(ctx context.Context, id moveop.NodeID) (yes bool, err error) {
+	err = c.View(ctx, func(v *View) error { yes, err = v.HasChildren(id); return err })
+	return yes, err
 }
 
 // Ancestors is View.Ancestors on the state now.

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/canopysync/canopy/bootstrap/format"
@@ -26,12 +27,12 @@ func (h held) has(ts moveop.Timestamp, epoch string) bool {
 // so does what got through and has been folded since. If something is left from before the horizon,
 // the server would refuse it: then all that is left is stamped anew, in its order. Lost operations are
 // queued again as they were.
-func (t *txn) reapply(held held, lost []queued) error {
+func (t *txn) reapply(lost []queued) error {
 	all, err := t.outbox()
 	if err != nil {
 		return err
 	}
-	missing, err := t.missing(all, held)
+	missing, err := t.missing(all)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (t *txn) reapply(held held, lost []queued) error {
 func (t *txn) settled(ts moveop.Timestamp) bool { return !t.meta.horizon.Before(ts) }
 
 // missing returns the operations of the outbox that the server has not got, and takes the others out.
-func (t *txn) missing(all []queued, held held) (missing []queued, err error) {
+func (t *txn) missing(all []queued) (missing []queued, err error) {
 	logged, err := t.findAll(operations(all))
 	if err != nil {
 		return nil, err
@@ -72,7 +73,7 @@ func (t *txn) missing(all []queued, held held) (missing []queued, err error) {
 		switch {
 		case ok && !known.SameBody(q.op):
 			return nil, fmt.Errorf("%w: %s", errConflict, known.TS)
-		case ok, t.settled(q.op.TS) && held.has(q.op.TS, t.meta.epoch):
+		case ok, t.settled(q.op.TS) && t.store.held.has(q.op.TS, t.meta.epoch):
 			if err := t.unqueue(q.op.TS); err != nil {
 				return nil, err
 			}
@@ -96,15 +97,18 @@ func operations(all []queued) []moveop.Op {
 // One from before the horizon counts only if it is known not to be there and still shows in our state:
 // it is to be stamped anew, and must not override what came after it. What had been known of the old
 // history counts as far as the two agree, of pending operations too.
-func (t *txn) lost(header *format.Header, held held) (lost []queued, err error) {
+func (t *txn) lost(header *format.Header) (lost []queued, err error) {
+	held := t.store.held
 	epoch := cmp.Or(header.Epoch, held.epoch)
 	cut := held.epoch == t.meta.epoch && held.head < t.meta.seq
 	if t.meta.epoch == "" || epoch == t.meta.epoch && !cut {
 		return nil, nil
 	}
-	common, err := t.commonSeq(header.Horizon)
-	if err != nil {
-		return nil, err
+	common := int64(0) // of a preview it is not known which operations it is made of
+	if !t.meta.partial {
+		if common, err = t.commonSeq(header.Horizon); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common); err != nil {
 		return nil, err
@@ -123,6 +127,19 @@ func (t *txn) lost(header *format.Header, held held) (lost []queued, err error) 
 		return nil
 	})
 	return lost, err
+}
+
+// errUnsure means that a snapshot cannot be swapped in before the server was asked what it holds.
+var errUnsure = errors.New("it is not known yet which operations got through")
+
+// mayBeFolded reports whether something pending may have got through without our knowing and have been
+// folded into a snapshot since. It is about the first one, which does not wait for a connection.
+func (t *txn) mayBeFolded(horizon moveop.Timestamp) (yes bool, err error) {
+	if !t.meta.partial || !t.store.unsure.Load() {
+		return false, nil
+	}
+	_, err = t.row(`SELECT EXISTS (SELECT 1 FROM outbox WHERE ts <= ?)`, []any{horizon[:]}, &yes)
+	return yes, err
 }
 
 // notInDraft is true of an operation o that the draft does not have.

@@ -3,7 +3,7 @@ package client
 // applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
 const (
 	applicationID = 0x434e5059
-	schemaVersion = 4
+	schemaVersion = 5
 )
 
 // The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
@@ -18,7 +18,9 @@ const (
 //     operations are in the tables above too.
 //   - meta: one row, see type meta;
 //   - own: the replica ids that this file has gone by, as the last 8 bytes of their timestamps;
-//   - undo: what Undo and Redo go back and forth by, see type undoStep.
+//   - undo: what Undo and Redo go back and forth by, see type undoStep;
+//   - pages: what is here, and what could be fetched, of a room that is not here as a whole yet, see type
+//     childPage. Empty otherwise.
 //
 // The first three are the sections of a snapshot; named follows from them.
 const (
@@ -63,6 +65,12 @@ const (
 		PRIMARY KEY (grp, kind, node, key)
 	) WITHOUT ROWID`
 
+	createPages = `CREATE TABLE pages (
+		parent BLOB NOT NULL, page INTEGER NOT NULL, cursor TEXT NOT NULL,
+		order_key TEXT NOT NULL, node BLOB NOT NULL, state INTEGER NOT NULL,
+		PRIMARY KEY (parent, page)
+	) WITHOUT ROWID`
+
 	createMeta = `CREATE TABLE meta (
 		id INTEGER PRIMARY KEY CHECK (id = 1),
 		room TEXT NOT NULL, replica INTEGER NOT NULL,
@@ -99,6 +107,7 @@ var upgrades = [schemaVersion][]string{
 		`DROP INDEX IF EXISTS ops_parents_a`, `DROP INDEX IF EXISTS ops_parents_b`,
 	},
 	3: {addHorizon, addFoldedOps, addFoldedLog, addFoldedState},
+	4: {createPages},
 }
 
 // indexNames are the endings of the names of indexes. Two sets take turns, because the tables of a

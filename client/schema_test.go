@@ -26,6 +26,7 @@ var downgrades = [...][]string{
 		"ALTER TABLE meta DROP COLUMN horizon", "ALTER TABLE meta DROP COLUMN folded_ops",
 		"ALTER TABLE meta DROP COLUMN folded_log", "ALTER TABLE meta DROP COLUMN folded_state",
 	},
+	4: {"DROP TABLE pages"},
 }
 
 // downgrade makes a file one of an earlier version.

@@ -18,7 +18,8 @@ const (
 	StateOffline State = "offline"
 	// StateConnecting means that a connection is being made.
 	StateConnecting State = "connecting"
-	// StateBootstrapping means that a snapshot is being loaded: Rows of about RowsTotal.
+	// StateBootstrapping means that a snapshot is being loaded: Rows of about RowsTotal. The first time,
+	// what is loaded can be seen only in part until then: see Status.Partial.
 	StateBootstrapping State = "bootstrapping"
 	// StateCatchingUp means that operations are on their way: from Seq to Head here, and Pending there.
 	// See Status.Progress.
@@ -52,6 +53,10 @@ type Status struct {
 	ClockOffset time.Duration
 	// Rows and RowsTotal are the progress of StateBootstrapping; the total is an estimate.
 	Rows, RowsTotal int64
+	// Partial is set while the replica has not got all of the room for the first time: what is read is
+	// what was edited here, and of the room what was asked for, as far as the realtime service can be
+	// reached. Edits work as always. See the package comment about the first load.
+	Partial bool
 	// Mismatches counts how often the digests of the replica and the server were found to differ at the
 	// same cursor. Each time the replica was loaded anew.
 	Mismatches int64
@@ -75,7 +80,9 @@ func (s Status) Progress() (done, total int64) {
 // progress is the part of Status that is not in the file.
 type progress struct {
 	mu              sync.Mutex // guards what follows, and the order in which statuses are published
-	state           State
+	state           State      // of the connection
+	loading         bool       // a snapshot
+	loadErr         error      // of the last attempt at that
 	head, from      int64
 	rows, rowsTotal int64
 	mismatches      int64
@@ -96,11 +103,21 @@ func (c *Client) status() Status {
 	s := Status{
 		State: p.state, Replica: m.replica, Epoch: m.epoch, Seq: m.seq, Head: max(p.head, m.seq), From: min(p.from, m.seq),
 		Pending: m.pending, Refused: m.refused, ClockOffset: m.offset,
-		Rows: p.rows, RowsTotal: p.rowsTotal, Mismatches: p.mismatches, Err: p.err,
+		Rows: p.rows, RowsTotal: p.rowsTotal, Partial: c.partial(m), Mismatches: p.mismatches, Err: p.err,
 	}
+	if s.Err == nil {
+		s.Err = p.loadErr
+	}
+	after := stateAfter(p.loadErr)
 	switch {
+	case p.loading:
+		s.State = StateBootstrapping
+	case p.loadErr != nil && after != StateOffline:
+		s.State = after
 	case s.State == "":
 		s.State = StateOffline
+	case s.State == StateCatchingUp && m.partial:
+		s.State = StateBootstrapping
 	case s.State != StateCatchingUp || s.Seq < s.Head || s.Pending > s.Refused:
 	case s.Refused > 0:
 		s.State = StateQuarantined

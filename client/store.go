@@ -35,6 +35,7 @@ type meta struct {
 	folded  moveop.Digest    // the part of digest that the server had taken out of the log
 
 	history history
+	partial bool // the table pages is not empty: not all of the room is here; not in the row
 }
 
 // last is the greatest timestamp that the log can hold.
@@ -62,6 +63,9 @@ func (m *meta) load(s *session) error {
 	m.replica, m.offset = moveop.ReplicaID(replica), time.Duration(offset)*time.Millisecond
 	m.digest.Log, m.digest.State = uint64(log), uint64(state)
 	m.folded.Log, m.folded.State = uint64(foldedLog), uint64(foldedState)
+	if _, err := s.row(`SELECT EXISTS (SELECT 1 FROM pages)`, nil, &m.partial); err != nil {
+		return fmt.Errorf("read replica file: %w", err)
+	}
 	return m.history.load(s)
 }
 
@@ -108,6 +112,17 @@ type store struct {
 	undo    undoOptions
 	meta    atomic.Pointer[meta] // as last committed; replaced, never changed
 	publish func(Event)          // called in commit order
+
+	held   held        // what the last welcome said; guarded by the token
+	unsure atomic.Bool // there was no welcome yet, or a push since then has no answer
+
+	// previewed is the seq of the first page that was fetched ahead of the snapshot, or that of the
+	// cursor at Open: from there on the log holds everything. Guarded by the token.
+	previewed int64
+	// whole is set when there will be no preview any more, under the token.
+	whole atomic.Bool
+	// begun and sights are signalled with every change of a replica that is partial.
+	begun, sights chan struct{}
 }
 
 // txn is a write transaction: what it changes in meta is written with it, or dropped with it.
@@ -116,7 +131,8 @@ type txn struct {
 	store     *store
 	meta      meta
 	changes   changeSet
-	unwritten []any // rows of the outbox, see queue
+	unwritten []any  // rows of the outbox, see queue
+	standIns  uint64 // see standIn
 }
 
 // acquire waits for the writer. The caller must call release.
@@ -178,6 +194,10 @@ func (st *store) update(ctx context.Context, origin Origin, fn func(t *txn) erro
 	if after.version != before.version {
 		st.publish(t.changes.event(after.version, origin))
 	}
+	if before.partial || after.partial {
+		signal(st.begun)
+		signal(st.sights)
+	}
 	return nil
 }
 
@@ -185,7 +205,7 @@ func (t *txn) finish(before *meta) error {
 	if err := t.flushQueue(); err != nil {
 		return err
 	}
-	if t.changes.any() {
+	if t.changes.any() || t.standIns > 0 { // their timestamps are made of the version
 		t.meta.version++
 	}
 	if t.meta != *before {

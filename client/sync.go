@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,6 +24,8 @@ var (
 	errMismatch = errors.New("digests differ at the same cursor")
 	// errRepair means that the application asked for it: see mend.
 	errRepair = errors.New("the replica is to be repaired")
+	// errLoaded means that the snapshot is in, and that the connection is not one that can go on from it.
+	errLoaded = errors.New("the snapshot is loaded")
 	// errRenamed means that we go by another replica id from now on.
 	errRenamed = errors.New("the file was copied or restored: new replica id")
 )
@@ -42,9 +45,9 @@ type syncer struct {
 	log     *slog.Logger
 	backoff *backoff.ExponentialBackOff
 
+	first        *firstLoad // nil when the room is here
 	needSnapshot bool
-	held         held         // what the last welcome said
-	unsure       bool         // there was none yet, or a push since then has no answer
+	epoch        string       // of the last welcome or resync
 	suspect      bool         // our log is not the server's: mend it, or load a snapshot
 	mended       bool         // since digests were equal last: if they differ again, load a snapshot
 	repairing    []chan error // who waits for either
@@ -53,17 +56,31 @@ type syncer struct {
 }
 
 func newSyncer(c *Client) *syncer {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = c.opts.RetryMin, c.opts.RetryMax, 2
-	b.Reset()
-	return &syncer{
-		c: c, backoff: b, maxBatch: wire.DefaultLimit,
-		log:          c.opts.Logger.With(slog.String("room", c.opts.Room)),
-		needSnapshot: c.store.meta.Load().epoch == "", unsure: true,
+	s := &syncer{
+		c: c, backoff: newBackoff(&c.opts), maxBatch: wire.DefaultLimit,
+		log: c.opts.Logger.With(slog.String("room", c.opts.Room)),
 	}
+	m := c.store.meta.Load()
+	s.needSnapshot = m.partial || m.epoch == ""
+	if s.needSnapshot && c.opts.BootstrapURL != "" {
+		s.first = &firstLoad{s, make(chan struct{})}
+	}
+	return s
+}
+
+func newBackoff(opts *Options) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = opts.RetryMin, opts.RetryMax, 2
+	b.Reset()
+	return b
 }
 
 func (s *syncer) run(ctx context.Context) {
+	var loading sync.WaitGroup
+	defer loading.Wait()
+	if s.first != nil {
+		s.first.start(ctx, &loading)
+	}
 	for ctx.Err() == nil {
 		err := s.once(ctx)
 		if ctx.Err() != nil {
@@ -94,7 +111,12 @@ func stateAfter(err error) State {
 
 // once goes through one connection, from the snapshot that may have to come first to its end.
 func (s *syncer) once(ctx context.Context) error {
-	if s.suspect {
+	if s.first != nil {
+		if err := s.awaitBegun(ctx); err != nil {
+			return err
+		}
+	}
+	if s.first == nil && s.suspect {
 		mended, err := s.mend(ctx)
 		if err != nil {
 			return fmt.Errorf("mend the log: %w", err)
@@ -104,7 +126,7 @@ func (s *syncer) once(ctx context.Context) error {
 			s.repaired(nil)
 		}
 	}
-	if s.needSnapshot && !s.mustAsk() {
+	if s.first == nil && s.needSnapshot && !s.mustAsk() {
 		err := s.bootstrap(ctx)
 		s.repaired(err)
 		if err != nil {
@@ -129,14 +151,18 @@ func (s *syncer) once(ctx context.Context) error {
 // need not be in it, if it has been folded.
 func (s *syncer) mustAsk() bool {
 	m := s.c.store.meta.Load()
-	return s.unsure && m.epoch != "" && m.pending > 0
+	return s.c.store.unsure.Load() && m.epoch != "" && m.pending > 0
 }
 
 // retryIn draws the consequences of how a connection ended and says how long to wait.
 func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	switch {
-	case errors.Is(err, errRepair):
+	case errors.Is(err, errRepair), errors.Is(err, errLoaded):
 		return 0
+	case s.first != nil && errors.Is(err, errResync):
+		if err := s.c.forgetPreview(ctx, s.epoch); err != nil {
+			s.log.Error("forget what was fetched ahead", "error", err)
+		}
 	case errors.Is(err, errResync), errors.Is(err, errMismatch) && s.mended:
 		s.needSnapshot = true
 	case errors.Is(err, errMismatch):
@@ -182,7 +208,7 @@ func (s *syncer) wait(ctx context.Context, delay time.Duration) {
 	}
 }
 
-// repair has the log mended next.
+// repair has the log mended next, unless a snapshot is being loaded.
 func (s *syncer) repair(done chan error) {
 	s.suspect = true
 	s.repairing = append(s.repairing, done)

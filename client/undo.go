@@ -65,7 +65,7 @@ func (c *Client) CanRedo() bool { return c.store.meta.Load().history.canRedo() }
 
 func (c *Client) exchange(ctx context.Context, redo bool) (result Undone, err error) {
 	err = c.store.update(ctx, Local, func(t *txn) error {
-		x := exchange{tx: &Tx{View: View{t.session, ctx}, t: t}, redo: redo}
+		x := exchange{tx: c.newTx(ctx, t), redo: redo}
 		err := x.run()
 		result = x.result
 		return err

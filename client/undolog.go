@@ -244,6 +244,15 @@ func (t *txn) groupSteps(group int64, undone bool) (steps []*undoStep, err error
 // with every edit.
 const trimSlack = 16
 
+// groundUndo tells steps that were made without knowing what they overwrote, because the room was not here
+// yet, what that was.
+func (t *txn) groundUndo() error {
+	_, err := t.exec(`UPDATE undo SET (other_ts, other_text) = (SELECT ts, value FROM ops o
+			WHERE o.kind = 2 AND o.node = undo.node AND o.key = undo.key AND o.ts < undo.ts ORDER BY o.ts DESC LIMIT 1)
+		WHERE kind = 2 AND other_ts IS NULL AND state = ?`, int(stepDone))
+	return err
+}
+
 // trim forgets the oldest groups beyond the limit.
 func (t *txn) trim() error {
 	h, limit := &t.meta.history, int64(max(t.store.undo.limit, 0))

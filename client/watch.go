@@ -18,6 +18,8 @@ const (
 	Local Origin = "local"
 	// Remote is a batch of operations from the server, other clients' and its own corrections.
 	Remote Origin = "remote"
+	// Preview is a part of the room that was fetched ahead of its first snapshot: see Status.Partial.
+	Preview Origin = "preview"
 	// Snapshot is a whole new state.
 	Snapshot Origin = "snapshot"
 )
@@ -43,7 +45,8 @@ type Change struct {
 	// From and To are where the node was and is now, if it moved: the zero Place stands for not being
 	// there. Trash as the parent means deleted. Both are zero where only properties were written.
 	From, To Place
-	// By is whose operation put it there. Zero where it did not move, or is not there any more.
+	// By is whose operation put it there. Zero where it did not move, is not there any more, or was
+	// fetched ahead of the snapshot, which does not tell.
 	By moveop.ReplicaID
 	// Corrected is set where the server put it there, against a delete of By's that did not know what
 	// it would take away.
