@@ -187,25 +187,33 @@ func TestRefusedBatchesChangeNothing(t *testing.T) {
 			t.Parallel()
 			room := db.newRoom(t)
 			db.apply(t, room, move(1, 10, node("A"), moveop.Root))
-			before, err := db.Room(t.Context(), room)
-			if err != nil {
-				t.Fatal(err)
-			}
 			good := move(2, 15, node("G"), moveop.Root)
-			_, err = db.Apply(t.Context(), room, []moveop.Op{good, c.bad})
-			refused, ok := errors.AsType[*wire.Error](err)
-			if !ok || refused.Code != c.code || refused.Op == nil || *refused.Op != c.bad.TS {
-				t.Fatalf("got %v, want %s for op %s", err, c.code, c.bad.TS)
-			}
-			if off := time.Since(time.UnixMilli(refused.ServerTime)); off.Abs() > time.Minute {
-				t.Errorf("server time is %v off", off)
-			}
-			after, err := db.Room(t.Context(), room)
-			if err != nil || after != before {
-				t.Errorf("room was %+v, is %+v (%v)", before, after, err)
+			for _, batch := range [][]moveop.Op{{good, c.bad}, {c.bad}} {
+				db.refuses(t, room, batch, c.code, c.bad.TS)
 			}
 			db.apply(t, room, good)
 		})
+	}
+}
+
+// refuses checks that a batch is refused for the op at ts, and changes nothing.
+func (d database) refuses(t *testing.T, room string, batch []moveop.Op, code wire.Code, ts moveop.Timestamp) {
+	t.Helper()
+	before, err := d.Room(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Apply(t.Context(), room, batch)
+	refused, ok := errors.AsType[*wire.Error](err)
+	if !ok || refused.Code != code || refused.Op == nil || *refused.Op != ts {
+		t.Fatalf("%d in the batch: got %v, want %s for op %s", len(batch), err, code, ts)
+	}
+	if off := time.Since(time.UnixMilli(refused.ServerTime)); off.Abs() > time.Minute {
+		t.Errorf("server time is %v off", off)
+	}
+	after, err := d.Room(t.Context(), room)
+	if err != nil || after != before {
+		t.Errorf("room was %+v, is %+v (%v)", before, after, err)
 	}
 }
 

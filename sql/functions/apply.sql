@@ -29,10 +29,9 @@ as $$
 declare
   v_room   canopy.rooms;
   v_before canopy.rooms;
-  v_ops    canopy.history[];
-  v_rest   canopy.history[];
   v_op     canopy.history;
   v_delta  bigint;
+  v_batch  record;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
@@ -44,48 +43,37 @@ begin
   end if;
   v_before := v_room;
 
-  v_ops := array(
-    select row(v_room.room_id, b.ts, b.pos, b.kind, b.node, b.parent, b.order_key, b.key,
-               b.value::json, least(b.known, v_room.head), null, b.kind = 2)::canopy.history
-      from unnest(p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known)
-           with ordinality as b(ts, kind, node, parent, order_key, key, value, known, pos)
-     order by b.pos);
-  perform canopy.check_ops(v_ops);
-  seqs := canopy.logged_seqs(v_room, v_ops);
-  statuses := array(select case when s is null then 1 else 3 end from unnest(seqs) as s);
-  seqs := array(
-    select coalesce(u.s, v_room.head + count(*) filter (where u.s is null) over (order by u.pos))
-      from unnest(seqs) with ordinality as u(s, pos)
-     order by u.pos);
-  v_ops := array(
-    select row(o.room_id, o.ts, seqs[o.seq], o.kind, o.node, o.parent, o.order_key, o.key,
-               o.value, o.known, null, o.effective)::canopy.history
-      from unnest(v_ops) as o
-     where statuses[o.seq] = 1
-     order by o.seq);
-  head := v_room.head + cardinality(v_ops);
-  if cardinality(v_ops) = 0 then
-    return;
+  if cardinality(p_ts) = 1 then
+    v_op := row(v_room.room_id, p_ts[1], v_room.head + 1, p_kind[1], p_node[1], p_parent[1],
+                p_order_key[1], p_key[1], p_value[1]::json, least(p_known[1], v_room.head), null,
+                p_kind[1] = 2)::canopy.history;
+    if canopy.admit(v_room, v_op) then
+      v_delta := canopy.log_op(v_room, v_op);
+      v_room := canopy.account_op(v_room, v_op, coalesce(v_delta, 0));
+      if v_op.known < v_room.last_delete_seq then
+        v_room := canopy.correct(v_before, v_room, array[v_op]);
+      end if;
+      seqs := array[v_op.seq];
+      statuses := array[case when v_delta is null then 2 else 1 end::smallint];
+    end if;
+  end if;
+  if seqs is null then
+    v_batch := canopy.apply_batch(
+      v_room, p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known);
+    v_room := v_batch.room;
+    seqs := v_batch.seqs;
+    statuses := v_batch.statuses;
   end if;
 
-  select l.delta, l.rest into v_delta, v_rest
-    from canopy.apply_leaf_moves(v_room.room_id, v_room.newest_move, v_ops) as l;
-  v_delta := v_delta # canopy.apply_sets(v_room.room_id, v_ops);
-  perform canopy.mark_named(v_room.room_id, array(select o.parent from unnest(v_ops) as o where o.kind = 1));
-  foreach v_op in array v_rest loop
-    v_delta := v_delta # canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move);
-  end loop;
-  statuses := canopy.final_statuses(v_room.room_id, seqs, statuses, v_rest);
-
-  v_room := canopy.account(v_room, v_ops, v_delta);
-  v_room := canopy.correct(v_before, v_room, v_ops);
   head := v_room.head;
-  update canopy.rooms r
-     set head = v_room.head,
-         newest_move = v_room.newest_move,
-         last_delete_seq = v_room.last_delete_seq,
-         ops = v_room.ops,
-         log_digest = v_room.log_digest,
-         state_digest = v_room.state_digest
-   where r.room_id = v_room.room_id;
+  if head > v_before.head then
+    update canopy.rooms r
+       set head = v_room.head,
+           newest_move = v_room.newest_move,
+           last_delete_seq = v_room.last_delete_seq,
+           ops = v_room.ops,
+           log_digest = v_room.log_digest,
+           state_digest = v_room.state_digest
+     where r.room_id = v_room.room_id;
+  end if;
 end $$;

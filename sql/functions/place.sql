@@ -1,20 +1,30 @@
--- place: logs one move that needs a look at its node's ancestors, and settles what it changes.
--- Arguments: room; the move, not logged yet; whether it is newer than every logged move, when nothing
--- can flip and one walk over the current parents decides.
--- Result: the change of the state digest. Cost: O(depth) in order, otherwise see settle.
+-- place: logs one move and what follows from it. A node that no move ever named as parent cannot be
+-- anybody's ancestor: its move is effective, and flips no other, however late it is. Otherwise a walk up
+-- from the parent decides; and only where the move is not newer than all others can it flip any.
+-- Arguments: room; the move, whose parent is marked as named (see mark_named); whether it is newer than
+-- every logged move.
+-- Result: the change of the state digest; null where the move is not effective, so that nothing changes.
+-- Cost: O(depth) in order, otherwise see settle.
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent.
 create function canopy.place(p_room_id bigint, p_op canopy.history, p_in_order boolean)
 returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_leaf  boolean := not exists (
+    select from canopy.parents where room_id = p_room_id and node = p_op.node);
+  v_delta bigint;
+  v_queue uuid[];
 begin
-  if p_in_order and not canopy.is_ancestor(p_room_id, p_op.node, p_op.parent, p_op.ts) then
+  if not v_leaf and canopy.is_ancestor(p_room_id, p_op.node, p_op.parent, p_op.ts) then
+    insert into canopy.history values (p_op.*);
+    return null;
+  end if;
+  if v_leaf or p_in_order then
     return canopy.set_placement(p_room_id, p_op, true, false);
   end if;
-  insert into canopy.history select p_op.*;
-  if p_in_order then
-    return 0;
-  end if;
-  return canopy.settle(p_room_id, array[p_op.ts]);
+  select f.delta, f.queue into v_delta, v_queue
+    from canopy.flip(p_room_id, p_op, true, false) as f;
+  return v_delta # canopy.settle(p_room_id, v_queue);
 end $$;

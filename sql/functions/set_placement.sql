@@ -2,7 +2,7 @@
 -- node's last effective one. The row that a placement displaces goes to history and back, so that every
 -- operation stays in exactly one table.
 -- Arguments: room; the move; whether it is to be effective; whether it is logged already, with the other
--- flag (a move that is not must be newer than its node's placement).
+-- flag (a move that is not logged yet can only become effective).
 -- Result: the change of the state digest. Locks: none; the caller holds the room's row.
 -- Not idempotent: call it for a real flip only.
 create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean, p_logged boolean)
@@ -21,10 +21,15 @@ begin
 
   -- Only the node's last effective move shows in its row.
   if (p_effective and v_cur.ts > p_op.ts) or (not p_effective and v_cur.ts <> p_op.ts) then
-    update canopy.history
-       set effective = p_effective
-     where room_id = p_room_id
-       and seq = p_op.seq;
+    if p_logged then
+      update canopy.history
+         set effective = p_effective
+       where room_id = p_room_id
+         and seq = p_op.seq;
+    else
+      p_op.effective := true;
+      insert into canopy.history values (p_op.*);
+    end if;
     return 0;
   end if;
 
@@ -57,16 +62,21 @@ begin
        and node = p_op.node;
     return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key);
   end if;
-  insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
-  values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
-          v_next.known, v_next.cause)
-  on conflict (room_id, node) do update
-     set parent = excluded.parent,
-         order_key = excluded.order_key,
-         ts = excluded.ts,
-         seq = excluded.seq,
-         known = excluded.known,
-         cause = excluded.cause;
+  if v_cur.ts is null then
+    insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
+    values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
+            v_next.known, v_next.cause);
+  else
+    update canopy.nodes
+       set parent = v_next.parent,
+           order_key = v_next.order_key,
+           ts = v_next.ts,
+           seq = v_next.seq,
+           known = v_next.known,
+           cause = v_next.cause
+     where room_id = p_room_id
+       and node = p_op.node;
+  end if;
   return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key)
        # canopy.placement_hash(p_op.node, v_next.parent, v_next.order_key);
 end $$;

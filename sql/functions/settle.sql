@@ -16,9 +16,8 @@ declare
   v_queue uuid[] := p_queue;
   v_op    canopy.history;
   v_valid boolean;
-  v_from  uuid;
-  v_end   uuid;
   v_delta bigint := 0;
+  v_flip  record;
 begin
   while cardinality(v_queue) > 0 loop
     select room_id, ts, seq, kind, node, parent, order_key, null, null, known, cause, effective
@@ -28,17 +27,9 @@ begin
     v_valid := not canopy.is_ancestor(p_room_id, v_op.node, v_op.parent, v_op.ts);
     continue when v_valid = v_op.effective;
 
-    select b.parent into v_from
-      from canopy.parent_before(p_room_id, v_op.node, v_op.ts) as b;
-    v_end := canopy.next_effective(p_room_id, v_op.node, v_op.ts);
-    v_delta := v_delta # canopy.set_placement(p_room_id, v_op, v_valid, true);
-    continue when v_from = v_op.parent;
-
-    v_queue := array(
-      select unnest(v_queue)
-      union
-      select unnest(canopy.flippable(p_room_id, v_op.parent, v_from, v_op.ts, v_end))
-      order by 1);
+    select * into v_flip from canopy.flip(p_room_id, v_op, v_valid, true);
+    v_delta := v_delta # v_flip.delta;
+    v_queue := array(select unnest(v_queue) union select unnest(v_flip.queue) order by 1);
   end loop;
   return v_delta;
 end $$;
