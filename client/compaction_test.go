@@ -135,20 +135,13 @@ func (r *compactedRoom) State() (s proptest.State, err error) {
 // Bootstrap loads a snapshot as the sync loop does.
 func (r *compactedRoom) Bootstrap() (proptest.Engine, error) {
 	ctx := context.Background()
-	var stream bytes.Buffer
-	err := r.db.Snapshot(ctx, r.room, func(s format.Snapshot) error {
-		_, err := format.WriteSnapshot(ctx, &stream, s)
-		return err
-	})
+	stream, err := r.snapshot(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := format.Verify(bytes.NewReader(stream.Bytes())); err != nil {
 		return nil, err
 	}
 	e := r.replicas.get(nil, "").(*engine)
 	l := &loader{st: e.store}
-	if err := l.load(ctx, &stream, r.room); err != nil {
+	if err := l.load(ctx, stream, r.room); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	if err := l.install(ctx); err != nil {
@@ -157,4 +150,16 @@ func (r *compactedRoom) Bootstrap() (proptest.Engine, error) {
 	return e, nil
 }
 
-var _ io.Closer = (*engine)(nil)
+// snapshot returns a verified snapshot.
+func (r *compactedRoom) snapshot(ctx context.Context) (io.Reader, error) {
+	var stream bytes.Buffer
+	err := r.db.Snapshot(ctx, r.room, func(s format.Snapshot) error {
+		_, err := format.WriteSnapshot(ctx, &stream, s)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = format.Verify(bytes.NewReader(stream.Bytes()))
+	return &stream, err
+}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/canopysync/canopy/moveop"
@@ -267,5 +268,69 @@ func TestBucketsOfACompactedRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkSpan(t, db, room, "", log)
+	}
+}
+
+// One delete gets one correction, though it be folded all around it: the correction is not effective any
+// more, and would look different today.
+func TestCompactRemembersCorrections(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	e := db.newEngine(t, proptest.RestoreMoveAndSet).(*engine)
+	model := proptest.NewServer(proptest.RestoreMoveAndSet)
+	b, p := node("B"), node("P")
+	apply := func(op moveop.Op, known int64) {
+		t.Helper()
+		op.Known = known
+		if _, err := model.Apply([]moveop.Op{op}); err != nil {
+			t.Fatal(err)
+		}
+		db.apply(t, e.room, op)
+	}
+	apply(move(1, 1, b, moveop.Root), 0)
+	apply(move(1, 2, p, moveop.Root), 0)
+	apply(move(2, 7, b, p), 2)
+	apply(move(1, 9, b, moveop.Trash), 3)
+	apply(move(2, 12, node("D"), b), 3)
+	apply(move(3, 6, p, b), 0) // neither B→P nor the correction is effective now
+	if c := db.compact(t, e.room, at(100)); c.Folded == 0 || c.Horizon != at(100) {
+		t.Fatalf("%+v", c)
+	}
+	apply(move(3, 113, node("E"), b), 3)
+	want, _ := model.State()
+	got, err := e.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Effective, got.Effective = nil, nil
+	if diff := proptest.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The room's row is locked before anything is read, be there something to do or not.
+func TestCompactWaitsForTheRoom(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	tx, err := db.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := tx.Exec(t.Context(), `select from canopy.rooms where name = $1 for update`, room); err != nil {
+		t.Fatal(err)
+	}
+	other, err := db.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Rollback(context.WithoutCancel(t.Context()))
+	_, err = other.Exec(t.Context(), `set local lock_timeout = '20ms'`)
+	if err == nil {
+		_, err = other.Exec(t.Context(), `select canopy.compact($1, $2, $3, 1)`, room, at(1).String(), moveop.Timestamp{}.String())
+	}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "55P03" {
+		t.Errorf("want a lock timeout, got %v", err)
 	}
 }

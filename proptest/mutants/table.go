@@ -12,6 +12,10 @@ var (
 	refusals = suite{"./pgfuncs", "TestRefused|TestBatch"}
 	file     = suite{"./client", "TestConformance"}
 	edits    = suite{"./client", "TestEdit|TestImport|TestNoRoom|TestReads|TestChildren"}
+	fold     = suite{"./pgfuncs", "TestCompact|TestHorizon|TestBucketsOf"}
+	folded   = suite{"./client", "TestCompaction"}
+	rebase   = suite{"./client", "TestRebase"}
+	restore  = suite{"./cmd/canopy", "TestRestored|TestWhoWasAway|TestTooOld"}
 	network  = suite{"./client", "TestSync|TestPush|TestLostAck|TestGap|TestClockSkew|TestDelete"}
 )
 
@@ -241,4 +245,48 @@ var mutants = []mutant{
 		"parent = ? AND order_key > ?\n		ORDER BY order_key, node LIMIT ?`, []any{parent[:], after.OrderKey, limit}", file, edits),
 	one("client: pending ops keep their old stamps in the tree", "client/outbox.go",
 		"if err := t.withdraw(operations(all)); err != nil {", "if err := error(nil); err != nil {", network),
+
+	// Compaction, and what clients make of it.
+	one("compaction: where a delete took its node from is folded", "sql/functions/fold.sql",
+		"(s.last, s.outside, canopy", "(s.last, canopy", fold, folded),
+	one("compaction: a correction is forgotten", "sql/functions/fold.sql",
+		", canopy.correction_ts(s.last))) is not true", ")) is not true", fold),
+	one("compaction: what is current now is all that stays", "sql/functions/fold.sql",
+		"           and h.ts <= p_room.horizon\n           and h.effective\n         order by h.ts desc\n         limit 1) as past",
+		"           and false\n         order by h.ts desc\n         limit 1) as past", fold, folded),
+	one("compaction: what is behind the horizon is folded", "sql/functions/fold.sql",
+		"       and uuid_send(h.ts) <= uuid_send(p_room.horizon)\n", "", fold, folded),
+	one("compaction: an operation at the horizon is taken", "sql/functions/logged_seqs.sql",
+		"o.ts <= p_room.horizon", "o.ts < p_room.horizon", fold, folded),
+	one("compaction: the room is not locked", "sql/functions/compact.sql",
+		"where name = p_room for update;", "where name = p_room;", fold),
+	one("compaction: a horizon in the future", "sql/functions/compact.sql",
+		"if p_limit < 1 or uuid_send(p_horizon) > ", "if p_limit < 1 or false and uuid_send(p_horizon) > ", fold),
+	one("compaction: cursors below what is gone are served", "sql/functions/fold.sql",
+		"set min_seq = greatest(r.min_seq, (select max(s) from unnest(v_seqs) as s)),", "set min_seq = r.min_seq,", fold, folded),
+	one("compaction: what was folded is not accounted for", "sql/functions/fold.sql",
+		"folded_ops = r.folded_ops + folded,", "folded_ops = r.folded_ops,", folded),
+	one("compaction: buckets keep what was folded", "sql/functions/fold.sql",
+		"  perform canopy.uncount_buckets(p_room.room_id, v_gone);\n", "", fold),
+	one("compaction: nothing holds the horizon up", "sql/functions/first_holding_up.sql",
+		"    if v_move.node = any(v_way) and not exists (", "    if false and not exists (", fold),
+	one("compaction: a restored node holds the horizon up", "sql/functions/first_holding_up.sql",
+		"            and o.effective\n", "            and false\n", folded, fold),
+	one("compaction: an old correction may make a cycle", "sql/functions/place_correction.sql",
+		"if p_op.ts > p_room.horizon then", "if true then", folded, fold),
+	one("compaction: a replica judges what was before its horizon", "client/log.go",
+		"func (l moveLog) Horizon() moveop.Timestamp { return l.meta.horizon }",
+		"func (l moveLog) Horizon() (none moveop.Timestamp) { return none }", folded),
+	one("compaction: a replica has the digest of what it loaded", "bootstrap/format/header.go",
+		"	rows.Log ^= h.Folded.Log\n", "", folded),
+	one("client: what got through and was folded is pushed again", "client/rebase.go",
+		"case ok, t.settled(q.op.TS) && held.has(q.op.TS, t.meta.epoch):", "case ok:", rebase),
+	one("client: what is too old is pushed as it is", "client/rebase.go",
+		"if len(old) == 0 && (len(missing) == 0 || !t.settled(missing[0].op.TS)) {", "if len(old) == 0 {", rebase),
+	one("client: too old is stamped anew by a slow clock", "client/push.go",
+		"if l.offset(nack.ServerTime) > slowClock {", "if false {", restore),
+	one("client: what a restored server has lost is given up", "client/rebase.go",
+		"if header.Horizon.Before(op.TS) ||", "if", restore),
+	one("client: the cursor of a lost history counts as knowledge", "client/rebase.go",
+		"op.Known, op.Seq = min(op.Known, common), 0", "op.Seq = 0", restore),
 }
