@@ -65,6 +65,9 @@ func (r *compactedRoom) Apply(ops []moveop.Op) ([]proptest.Result, error) {
 	if refused, ok := errors.AsType[*wire.Error](err); ok && refused.Code == wire.CodeTooOld {
 		return nil, fmt.Errorf("%w: %w", proptest.ErrTooOld, err)
 	}
+	if refused, ok := errors.AsType[*wire.Error](err); ok && refused.Code == wire.CodeInvalidOp {
+		return nil, fmt.Errorf("%w: %w", proptest.ErrPurged, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +81,11 @@ func (r *compactedRoom) Apply(ops []moveop.Op) ([]proptest.Result, error) {
 func (r *compactedRoom) Compact(horizon moveop.Timestamp) (moveop.Timestamp, error) {
 	c, err := r.db.Compact(context.Background(), r.room, horizon, nil)
 	return c.Horizon, err
+}
+
+func (r *compactedRoom) Purge() error {
+	_, err := r.db.Purge(context.Background(), r.room, moveop.MaxTimestamp, nil)
+	return err
 }
 
 func (r *compactedRoom) Tail() (int64, []moveop.Op, error) {

@@ -94,7 +94,8 @@ func TestRebaseKnowsWhatGotThrough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &loader{st: c.store, held: held{epoch: at.Epoch, head: at.Head, last: last}}
+	c.store.held = held{epoch: at.Epoch, head: at.Head, last: last}
+	l := &loader{st: c.store}
 	if err := l.load(ctx, stream, room); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -48,10 +49,11 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 // compactLock is the advisory lock of the process that compacts all rooms.
 const compactLock = 0x63616e6f_636d7074 // "canocmpt"
 
-// CompactAll compacts all rooms with operations older than age, one after the other, unless another
-// process is at it: ran is false then. Each hears what became of each room. The error is the database's;
-// a room that fails does not keep the others from being compacted.
-func (db *DB) CompactAll(ctx context.Context, age time.Duration, each func(room string, folded int64, err error)) (ran bool, err error) {
+// CompactAll compacts all rooms with operations older than age, one after the other, and purges what was
+// deleted longer ago than trash, if that is not 0; unless another process is at it: ran is false then. Each
+// hears how many operations and nodes went from each room. The error is the database's; a room that fails
+// does not keep the others from being compacted.
+func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each func(room string, folded, purged int64, err error)) (ran bool, err error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return false, domainError("connect", err)
@@ -74,16 +76,24 @@ func (db *DB) CompactAll(ctx context.Context, age time.Duration, each func(room 
 	if err != nil {
 		return true, err
 	}
+	deleted, err := db.Horizon(ctx, trash)
+	if err != nil {
+		return true, err
+	}
 	rooms, err := db.CompactableRooms(ctx, horizon)
 	if err != nil {
 		return true, err
 	}
 	for _, room := range rooms {
 		c, err := db.Compact(ctx, room, horizon, nil)
+		var purged int64
+		if err == nil && trash > 0 {
+			purged, err = db.Purge(ctx, room, deleted, nil)
+		}
 		if ctx.Err() != nil {
 			return true, ctx.Err()
 		}
-		each(room, c.Folded, err)
+		each(room, c.Folded, purged, err)
 	}
 	return true, nil
 }
@@ -127,4 +137,31 @@ func (db *DB) Horizon(ctx context.Context, age time.Duration) (moveop.Timestamp,
 		return moveop.Timestamp{}, domainError("read the clock", err)
 	}
 	return moveop.NewTimestamp(max(0, now.Add(-age).UnixMilli()), 0, 0), nil
+}
+
+// purgePage is how many deleted nodes one call looks at, and removes at most. A deleted subtree of more
+// nodes stays.
+const purgePage = 10_000
+
+// Purge removes subtrees for good that were deleted at or before a timestamp, and are settled: what is in
+// them is from before the room's horizon, so a room has to be compacted before. Operations that name one
+// of their nodes are refused from then on (invalid_op). It works in transactions of some tenths of a second, may be
+// stopped at any time and begun again. Progress, if not nil, hears after each of them how many nodes are
+// gone. The error is wire.ErrUnknownRoom where the room does not exist.
+func (db *DB) Purge(ctx context.Context, room string, before moveop.Timestamp, progress func(purged int64)) (purged int64, err error) {
+	var key pgtype.Text
+	var node pgtype.UUID
+	for done := false; !done; {
+		var n int64
+		err := db.pool.QueryRow(ctx, `select next_key, next_node, purged, done from canopy.purge($1, $2, $3, $4, $5)`,
+			room, before.String(), key, node, purgePage).Scan(&key, &node, &n, &done)
+		if err != nil {
+			return purged, domainError("purge room", err)
+		}
+		purged += n
+		if progress != nil {
+			progress(purged)
+		}
+	}
+	return purged, nil
 }

@@ -70,6 +70,8 @@ func TestCompactKeepsWhatIsNeeded(t *testing.T) {
 			move(1, 1, a, b), move(1, 2, a, moveop.Root), move(1, 200, a, b)}, []int64{2}},
 		{"what came after the horizon stays", []moveop.Op{
 			move(1, 1, a, b), move(1, 150, a, moveop.Root), move(1, 200, a, b)}, []int64{1, 2}},
+		{"a delete before the horizon stays while its node is out again", []moveop.Op{
+			move(1, 1, a, b), move(1, 2, a, moveop.Trash), move(1, 200, a, moveop.Root)}, []int64{1, 2}},
 		{"where a delete took its node from stays", []moveop.Op{
 			move(1, 1, a, b), move(1, 2, a, moveop.Root), move(1, 3, a, moveop.Trash), move(1, 4, a, moveop.Trash)}, []int64{2}},
 		{"not if the node came back", []moveop.Op{
@@ -271,43 +273,6 @@ func TestBucketsOfACompactedRoom(t *testing.T) {
 	}
 }
 
-// One delete gets one correction, though it be folded all around it: the correction is not effective any
-// more, and would look different today.
-func TestCompactRemembersCorrections(t *testing.T) {
-	t.Parallel()
-	db := openDatabase(t)
-	e := db.newEngine(t, proptest.RestoreMoveAndSet).(*engine)
-	model := proptest.NewServer(proptest.RestoreMoveAndSet)
-	b, p := node("B"), node("P")
-	apply := func(op moveop.Op, known int64) {
-		t.Helper()
-		op.Known = known
-		if _, err := model.Apply([]moveop.Op{op}); err != nil {
-			t.Fatal(err)
-		}
-		db.apply(t, e.room, op)
-	}
-	apply(move(1, 1, b, moveop.Root), 0)
-	apply(move(1, 2, p, moveop.Root), 0)
-	apply(move(2, 7, b, p), 2)
-	apply(move(1, 9, b, moveop.Trash), 3)
-	apply(move(2, 12, node("D"), b), 3)
-	apply(move(3, 6, p, b), 0) // neither B→P nor the correction is effective now
-	if c := db.compact(t, e.room, at(100)); c.Folded == 0 || c.Horizon != at(100) {
-		t.Fatalf("%+v", c)
-	}
-	apply(move(3, 113, node("E"), b), 3)
-	want, _ := model.State()
-	got, err := e.State()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want.Effective, got.Effective = nil, nil
-	if diff := proptest.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
 // The room's row is locked before anything is read, be there something to do or not.
 func TestCompactWaitsForTheRoom(t *testing.T) {
 	t.Parallel()
@@ -332,5 +297,25 @@ func TestCompactWaitsForTheRoom(t *testing.T) {
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "55P03" {
 		t.Errorf("want a lock timeout, got %v", err)
+	}
+}
+
+// Once the deleted node has been moved out, no correction can come any more.
+func TestHorizonPassesWhatWasMovedOutOfTrash(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	a, b := node("A"), node("B")
+	for i, op := range []moveop.Op{
+		move(1, 10, a, moveop.Root), move(1, 11, b, a), move(1, 12, b, moveop.Trash), move(1, 20, a, b), move(1, 30, b, moveop.Root),
+	} {
+		op.Known = int64(i)
+		db.apply(t, room, op)
+	}
+	if c := db.compact(t, room, at(25)); c.Horizon != moveop.NewTimestamp(12, 0, 1) {
+		t.Errorf("the horizon is at %s", c.Horizon)
+	}
+	if c := db.compact(t, room, at(100)); c.Horizon != at(100) {
+		t.Errorf("the horizon is at %s", c.Horizon)
 	}
 }

@@ -58,23 +58,24 @@ type roomSnapshot struct {
 }
 
 func (s *roomSnapshot) begin(ctx context.Context, tx pgx.Tx, room string) error {
-	var id, nodes, values, log, state, foldedLog int64
+	var id, nodes, values, log, state, foldedLog, foldedState int64
 	h := format.Header{Format: format.Version}
 	err := tx.QueryRow(ctx, `
-		select room_id, name, epoch::text, head, horizon, now(), ops, log_digest, state_digest, folded_ops, folded_log,
+		select room_id, name, epoch::text, head, horizon, now(), ops, log_digest, state_digest, folded_ops, folded_log, folded_state,
 		       (select count(*) from canopy.nodes n where n.room_id = r.room_id),
 		       (select count(*) from canopy.values v where v.room_id = r.room_id)
 		  from canopy.rooms r
 		 where name = $1`, room,
 	).Scan(&id, &h.Room, &h.Epoch, &h.Seq, (*[16]byte)(&h.Horizon), &h.Created,
-		&h.Digest.Ops, &log, &state, &h.Folded.Ops, &foldedLog, &nodes, &values)
+		&h.Digest.Ops, &log, &state, &h.Folded.Ops, &foldedLog, &foldedState, &nodes, &values)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return wire.ErrUnknownRoom
 	}
 	if err != nil {
 		return domainError("read room", err)
 	}
-	h.Digest.Log, h.Digest.State, h.Folded.Log = uint64(log), uint64(state), uint64(foldedLog)
+	h.Digest.Log, h.Digest.State = uint64(log), uint64(state)
+	h.Folded.Log, h.Folded.State = uint64(foldedLog), uint64(foldedState)
 	h.Sections = format.Sections(nodes, values, max(0, h.Digest.Ops-h.Folded.Ops-nodes-values))
 	s.header = h
 	_, err = tx.Exec(ctx, `select set_config('canopy.snapshot_room', $1, true)`, strconv.FormatInt(id, 10))

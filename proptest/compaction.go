@@ -23,6 +23,8 @@ type Compactor interface {
 	Engine
 	// Compact moves the horizon as far as to the one given, if it can, and returns where it is.
 	Compact(horizon moveop.Timestamp) (moveop.Timestamp, error)
+	// Purge removes for good what was deleted at or before the horizon and can be removed.
+	Purge() error
 	// Tail returns the ops that are in the log without a gap, in order of Seq: all behind minSeq.
 	Tail() (minSeq int64, ops []moveop.Op, err error)
 	// Bootstrap returns a replica made of a snapshot of the engine as it is, which goes on with the ops
@@ -30,12 +32,78 @@ type Compactor interface {
 	Bootstrap() (Engine, error)
 }
 
-// Compaction tries random histories on a Compactor, which is made to compact at random points. After
+// ErrPurged is what an engine refuses a batch with that has a new op on, or below, a purged node.
+var ErrPurged = errors.New("op names a purged node")
+
+// Compaction runs stories, and tries random histories on a Compactor, which is made to compact at random points. After
 // every batch that it accepts it must be where the model is that forgets nothing, and so must replicas
 // that bootstrapped from it at random points: the same tree, values and digests, the same flags of the
 // ops that it still has, the same end of the log. Clients whose ops are refused as too old stamp anew
-// those that did not get through.
+// those that did not get through. Now and then deleted subtrees are purged; whoever has the nodes yet keeps
+// them, and all the same nobody sees another tree. Ops that name them are refused, and given up.
 func Compaction(t *testing.T, s Suite) {
+	for _, story := range compactionStories {
+		t.Run(story.name, func(t *testing.T) {
+			var sum compactionSum
+			if err := s.withCompactor(t, RestoreMoveAndSet, &sum, story.run); err != nil {
+				t.Fatal(err)
+			}
+			if sum.minSeq == 0 {
+				t.Error("nothing was folded")
+			}
+		})
+	}
+	t.Run("histories", func(t *testing.T) { testCompactions(t, s) })
+}
+
+// compactionStory is what takes many ops to show: each line is a batch, or something to do.
+type compactionStory struct {
+	name  string
+	lines []string
+	want  string // the visible tree
+}
+
+var compactionStories = []compactionStory{
+	{"an old delete is corrected", []string{
+		"a:1 A→ROOT; a:2 B→A; a:3 B→ROOT; a:4 B→TRASH", "compact 100", "bootstrap", "b:140 D→B (knows 3)"}, "ROOT{A,B{D}}"},
+	{"a correction would turn down a move", []string{
+		"a:10 A→ROOT; a:11 B→A; a:12 B→TRASH; a:13 C→ROOT; a:14 C→A", "a:20 A→B (knows 3)", "compact 15", "compact 100", "bootstrap",
+		"b:140 D→B"}, "ROOT{A{B{D},C}}"},
+	{"a correction that is not effective any more", []string{
+		"a:1 B→ROOT; a:2 P→ROOT", "b:7 B→P (knows 2)", "a:9 B→TRASH (knows 3)", "b:12 D→B (knows 3)", "c:6 P→B", "compact 100", "bootstrap",
+		"c:113 E→B (knows 3)"}, "ROOT"},
+	{"nor is it after a correction of something below", []string{
+		"a:1 B→ROOT; a:2 P→ROOT; a:3 N→B", "b:7 B→P (knows 3)", "a:8 N→TRASH (knows 4)", "a:9 B→TRASH (knows 5)", "b:12 D→B (knows 5)",
+		"c:6 P→B", "c:50 P→ROOT (knows 9)", "compact 100", "bootstrap", "d:113 E→N (knows 4)"}, "ROOT{P}"},
+}
+
+func (story compactionStory) run(c *compactionRun) error {
+	for _, line := range story.lines {
+		var ms int64
+		_, err := fmt.Sscanf(line, "compact %d", &ms)
+		switch {
+		case err == nil:
+			err = c.compact(ms)
+		case line == "bootstrap":
+			err = c.bootstrap()
+		default:
+			var batch []moveop.Op
+			if batch, err = parseOps(line, 0); err == nil {
+				err = c.push(batch)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", line, err)
+		}
+	}
+	state, _ := c.server.State()
+	if got := state.Tree(); got != story.want {
+		return fmt.Errorf("want %s, got %s", story.want, got)
+	}
+	return nil
+}
+
+func testCompactions(t *testing.T, s Suite) {
 	seed, _ := newSeed(t)
 	numbers := s.part(envInt(t, "CANOPY_HISTORIES", cmp.Or(s.Histories, 200)/thin))
 	t.Logf("%d histories, CANOPY_SEED=%d", len(numbers), seed)
@@ -54,7 +122,7 @@ func Compaction(t *testing.T, s Suite) {
 		}
 	}
 	t.Logf("%+v", sum)
-	if len(numbers) >= 50 && (sum.minSeq == 0 || sum.refused == 0 || sum.corrections == 0) {
+	if len(numbers) >= 50 && (sum.minSeq == 0 || sum.refused == 0 || sum.corrections == 0 || sum.purged == 0 || sum.onPurged == 0) {
 		t.Errorf("nothing was tried: %+v", sum)
 	}
 }
@@ -75,7 +143,8 @@ func genDeletes(params *gopter.GenParameters) *gopter.GenResult {
 type compactionSum struct {
 	compacted, heldUp int   // attempts, and those that did not get past a move
 	minSeq            int64 // the greatest
-	refused           int   // batches
+	refused           int   // batches, too old
+	purged, onPurged  int   // nodes, and ops on them
 	bootstrap         int
 	corrections       int // of deletes at or before the horizon
 }
@@ -87,6 +156,7 @@ type compactionRun struct {
 	server   *Server
 	network  *network
 	horizon  moveop.Timestamp
+	purged   map[moveop.NodeID]bool
 	replicas []*compactedReplica
 	sum      *compactionSum
 }
@@ -99,19 +169,27 @@ type compactedReplica struct {
 
 func (s Suite) tryCompaction(t *testing.T, steps []step, sum *compactionSum) error {
 	policy := []Policy{RestoreMoveAndSet, RestoreMoveAndSet, RestoreMove, RestoreNever}[len(steps)%4]
+	return s.withCompactor(t, policy, sum, func(c *compactionRun) error {
+		err := c.run(steps)
+		if err != nil {
+			err = fmt.Errorf("horizon %s, pushed\n%s%w", opTime(c.horizon), opsText(slices.Concat(c.network.pushed...)), err)
+		}
+		return err
+	})
+}
+
+// withCompactor runs fn on an engine and a model of its own.
+func (s Suite) withCompactor(t testing.TB, policy Policy, sum *compactionSum, fn func(c *compactionRun) error) error {
 	return s.withPair(t, policy, func(p *pair) (err error) {
 		server := NewServer(policy)
-		c := &compactionRun{pair: p, engine: p.engine.(Compactor), server: server, sum: sum}
+		c := &compactionRun{pair: p, engine: p.engine.(Compactor), server: server, sum: sum, purged: map[moveop.NodeID]bool{}}
 		c.network = newNetwork(server, c.push)
 		defer func() {
 			for _, r := range c.replicas {
 				err = errors.Join(err, r.close())
 			}
 		}()
-		if err = c.run(steps); err != nil {
-			err = fmt.Errorf("horizon %s, pushed\n%s%w", opTime(c.horizon), opsText(slices.Concat(c.network.pushed...)), err)
-		}
-		return err
+		return fn(c)
 	})
 }
 
@@ -123,6 +201,11 @@ func (c *compactionRun) run(steps []step) error {
 		if !s.Delivery.Cut {
 			if err := c.compact(c.network.now - 1 - int64(s.Delivery.Delay%20)); err != nil {
 				return err
+			}
+			if s.Delivery.Delay == 0 {
+				if err := c.purge(); err != nil {
+					return err
+				}
 			}
 		}
 		if s.Delivery.Again > 0 && len(c.server.log) > 0 && len(c.replicas) < 3 {
@@ -137,10 +220,18 @@ func (c *compactionRun) run(steps []step) error {
 // push hands a batch to the engine, and to the model if the engine takes it.
 func (c *compactionRun) push(batch []moveop.Op) error {
 	must, may := c.tooOld(batch)
+	onPurged := c.namesPurged(batch)
 	got, err := c.engine.Apply(slices.Clone(batch))
 	if errors.Is(err, ErrTooOld) && may {
 		c.sum.refused++
 		return cmp.Or(c.compareAll(batch), err)
+	}
+	if errors.Is(err, ErrPurged) && onPurged {
+		c.sum.onPurged++
+		return cmp.Or(c.compareAll(batch), c.giveUp(batch))
+	}
+	if onPurged {
+		return fmt.Errorf("batch\n%sof purged nodes: %w", opsText(batch), err)
 	}
 	if err != nil || must {
 		return fmt.Errorf("batch\n%swant it refused as too old: %v, got %w", opsText(batch), must, err)
@@ -171,6 +262,46 @@ func (c *compactionRun) tooOld(batch []moveop.Op) (must, may bool) {
 		}
 	}
 	return must, may
+}
+
+// namesPurged reports whether a new op of the batch names a purged node.
+func (c *compactionRun) namesPurged(batch []moveop.Op) bool {
+	return slices.ContainsFunc(batch, func(op moveop.Op) bool {
+		_, logged := c.server.model.ops[op.TS]
+		return !logged && (c.purged[op.Node] || c.purged[op.Parent])
+	})
+}
+
+// giveUp takes ops that will never be accepted out of the outboxes, and pushes the rest of the batch.
+func (c *compactionRun) giveUp(batch []moveop.Op) error {
+	hopeless := func(op moveop.Op) bool { return c.namesPurged([]moveop.Op{op}) }
+	for _, client := range c.network.clients {
+		client.outbox = slices.DeleteFunc(client.outbox, hopeless)
+	}
+	return ErrPurged
+}
+
+// purge purges what it can, and finds out what that was: something that was in Trash.
+func (c *compactionRun) purge() error {
+	if err := c.engine.Purge(); err != nil {
+		return fmt.Errorf("purge: %w", err)
+	}
+	want, _ := c.server.State()
+	got, err := c.engine.State()
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	for n := range want.Nodes {
+		if _, ok := got.Nodes[n]; ok || c.purged[n] {
+			continue
+		}
+		if !want.inside(n, moveop.Trash) {
+			return fmt.Errorf("%s was purged, and was not in Trash", nodeName(n))
+		}
+		c.purged[n] = true
+		c.sum.purged++
+	}
+	return c.compareAll(nil)
 }
 
 func (c *compactionRun) compact(ms int64) error {
@@ -222,7 +353,7 @@ func (c *compactionRun) compareAll(batch []moveop.Op) error {
 			}
 			r.seq += int64(len(fresh))
 		}
-		if err := cmp.Or(c.compareTo(want, r.engine), r.compareChildren()); err != nil {
+		if err := c.compareTo(want, r.engine); err != nil {
 			return fmt.Errorf("replica %d, after batch\n%s%w", i, opsText(batch), err)
 		}
 	}
@@ -236,8 +367,23 @@ func (c *compactionRun) compareTo(want State, e Engine) error {
 	if err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	if err := got.Check(); err != nil {
-		return err
+	purged := 0
+	want.Nodes, want.Values = maps.Clone(want.Nodes), maps.Clone(want.Values)
+	for n := range c.purged {
+		if _, ok := got.Nodes[n]; ok {
+			continue
+		}
+		purged++
+		delete(want.Nodes, n)
+		maps.DeleteFunc(want.Values, func(p Property, _ Write) bool { return p.Node == n })
+	}
+	if purged == 0 {
+		if err := got.Check(); err != nil {
+			return err
+		}
+	}
+	if w, g := want.Tree(), got.Tree(); w != g {
+		return fmt.Errorf("want %s, got %s", w, g)
 	}
 	want.Effective = maps.Clone(want.Effective)
 	for ts := range want.Effective {

@@ -199,6 +199,9 @@ func (n *network) push(ops int, lost bool, clients ...*client) error {
 		}
 		return nil
 	}
+	if errors.Is(err, ErrPurged) {
+		return nil // what named them is out of the outboxes
+	}
 	n.pushed = append(n.pushed, batch)
 	if err != nil || lost {
 		return err

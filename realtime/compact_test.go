@@ -10,14 +10,17 @@ import (
 	"github.com/canopysync/canopy/realtime"
 )
 
+// hear is what CompactAll tells.
+type hear = func(room string, folded, purged int64, err error)
+
 // fakeCompactor answers one round after the other.
 type fakeCompactor struct {
-	rounds chan func(each func(room string, folded int64, err error)) (bool, error)
+	rounds chan func(each hear) (bool, error)
 	ages   []time.Duration
 }
 
-func (f *fakeCompactor) CompactAll(ctx context.Context, age time.Duration, each func(string, int64, error)) (bool, error) {
-	f.ages = append(f.ages, age)
+func (f *fakeCompactor) CompactAll(ctx context.Context, age, trash time.Duration, each func(string, int64, int64, error)) (bool, error) {
+	f.ages = append(f.ages, age, trash)
 	select {
 	case round := <-f.rounds:
 		return round(each)
@@ -29,19 +32,19 @@ func (f *fakeCompactor) CompactAll(ctx context.Context, age time.Duration, each 
 func TestCompactsBySchedule(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rounds := make(chan func(func(string, int64, error)) (bool, error), 4)
-		rounds <- func(each func(string, int64, error)) (bool, error) {
-			each("a", 3, nil)
-			each("b", 0, errors.New("damaged"))
-			each("c", 4, nil)
+		rounds := make(chan func(hear) (bool, error), 4)
+		rounds <- func(each hear) (bool, error) {
+			each("a", 3, 2, nil)
+			each("b", 0, 0, errors.New("damaged"))
+			each("c", 4, 0, nil)
 			return true, nil
 		}
-		rounds <- func(func(string, int64, error)) (bool, error) { return false, nil }
-		rounds <- func(func(string, int64, error)) (bool, error) { return true, errors.New("no database") }
-		rounds <- func(func(string, int64, error)) (bool, error) { panic("a fault") }
+		rounds <- func(hear) (bool, error) { return false, nil }
+		rounds <- func(hear) (bool, error) { return true, errors.New("no database") }
+		rounds <- func(hear) (bool, error) { panic("a fault") }
 		f := &fakeCompactor{rounds: rounds}
 		s := setupPipe(t, func(cfg *realtime.Config) {
-			cfg.Compaction = realtime.Compaction{Every: time.Hour, Retention: 24 * time.Hour, Rooms: f}
+			cfg.Compaction = realtime.Compaction{Every: time.Hour, Retention: 24 * time.Hour, Trash: 48 * time.Hour, Rooms: f}
 		})
 		if len(rounds) != 4 {
 			t.Error("compacted at the start")
@@ -53,13 +56,14 @@ func TestCompactsBySchedule(t *testing.T) {
 			`canopy_realtime_compactions_total{result="failed"}`:      "1",
 			`canopy_realtime_compactions_total{result="room_failed"}`: "1",
 			"canopy_realtime_compacted_ops_total":                     "7",
+			"canopy_realtime_purged_nodes_total":                      "2",
 			"canopy_realtime_panics_total":                            "1",
 		} {
 			if got := s.metric(name); got != want {
 				t.Errorf("%s is %q, want %s", name, got, want)
 			}
 		}
-		if len(f.ages) != 5 || f.ages[0] != 24*time.Hour {
+		if len(f.ages) != 10 || f.ages[0] != 24*time.Hour || f.ages[1] != 48*time.Hour {
 			t.Errorf("asked for %v", f.ages)
 		}
 	})

@@ -35,6 +35,7 @@ type metrics struct {
 
 	compactions *prometheus.CounterVec // by result
 	foldedOps   prometheus.Counter
+	purged      prometheus.Counter
 	compacted   prometheus.Gauge
 
 	transportSent, transportHeard, transportFails prometheus.Counter
@@ -103,6 +104,7 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 
 		compactions: r.counters("compactions_total", "Rounds of compacting all rooms, by result: done, failed, or busy where another process was at it; and room_failed for each room that could not be.", "result"),
 		foldedOps:   r.counter("compacted_ops_total", "Operations taken out of logs by compacting."),
+		purged:      r.counter("purged_nodes_total", "Deleted nodes purged by compacting."),
 		compacted:   r.gauge("compacted_timestamp_seconds", "When this process last got through compacting all rooms; 0 for never."),
 
 		transportSent:  r.counter("transport_sent_bytes_total", "Bytes told other processes."),

@@ -12,7 +12,15 @@ import (
 )
 
 type retentionFlag struct {
-	Retention time.Duration `default:"720h" envar:"CANOPY_RETENTION" help:"What compacting leaves in the logs: the operations of so long, 720h (30 days) by default."`
+	Retention      time.Duration `default:"720h" envar:"CANOPY_RETENTION" help:"What compacting leaves in the logs: the operations of so long, 720h (30 days) by default."`
+	TrashRetention time.Duration `default:"0s" envar:"CANOPY_TRASH_RETENTION" help:"How long deleted nodes stay in Trash, at least as long as --retention; then they are purged. For ever by default."`
+}
+
+func (f retentionFlag) check() error {
+	if f.Retention <= 0 || f.TrashRetention < 0 {
+		return usagef("--retention must be positive, and --trash-retention not negative")
+	}
+	return nil
 }
 
 type compactCmd struct {
@@ -28,6 +36,8 @@ type compactCmd struct {
 func (*compactCmd) Help() string {
 	return `Operations older than the retention that nothing can need any more are taken out of a room's log; the tree stays as it is. Clients that have been away for longer than what is left of the log load the room anew, and what they did offline before that time gets new timestamps: nothing is lost.
 
+With --trash-retention, what was deleted longer ago is removed for good, where nothing in it is younger than what is left of the log: only its ids stay. Somebody who has it yet cannot bring it back: such an operation is refused, and the client sets it aside.
+
 It works in many short transactions, beside everything else, and may be interrupted at any time. Where a room's horizon stays behind, an operation that would be needed if an old delete were taken back holds it up; the rest was compacted.
 
 Example:
@@ -40,6 +50,7 @@ type compacted struct {
 	Room    string           `json:"room"`
 	Horizon moveop.Timestamp `json:"horizon"`
 	Folded  int64            `json:"folded"`
+	Purged  int64            `json:"purged"`
 	DryRun  bool             `json:"dry_run,omitempty"` // folded is the most that it could be
 }
 
@@ -47,8 +58,8 @@ func (c *compactCmd) Run(ctx context.Context, env *Env) error {
 	if c.All == (len(c.Rooms) > 0) {
 		return usagef("either rooms or --all")
 	}
-	if c.Retention <= 0 {
-		return usagef("--retention must be positive")
+	if err := c.check(); err != nil {
+		return err
 	}
 	for _, room := range c.Rooms {
 		if err := checkRoom(room); err != nil {
@@ -77,7 +88,7 @@ func (c *compactCmd) compact(ctx context.Context, env *Env, db *pgfuncs.DB, hori
 	var failed []error
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	if !c.JSON {
-		fmt.Fprintln(w, "ROOM\tFOLDED\tHORIZON")
+		fmt.Fprintln(w, "ROOM\tFOLDED\tPURGED\tHORIZON")
 	}
 	for _, room := range c.Rooms {
 		done, err := c.room(ctx, env, db, room, horizon)
@@ -88,7 +99,7 @@ func (c *compactCmd) compact(ctx context.Context, env *Env, db *pgfuncs.DB, hori
 			}
 			continue
 		}
-		err = c.print(env, done, func() { fmt.Fprintf(w, "%s\t%d\t%s\n", room, done.Folded, horizonText(done.Horizon)) })
+		err = c.print(env, done, func() { fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", room, done.Folded, done.Purged, horizonText(done.Horizon)) })
 		if err != nil {
 			return err
 		}
@@ -106,6 +117,14 @@ func (c *compactCmd) room(ctx context.Context, env *Env, db *pgfuncs.DB, room st
 	defer bar.end()
 	result, err := db.Compact(ctx, room, horizon, func(c pgfuncs.Compacted) { bar.set(c.Folded, -1) })
 	done.Horizon, done.Folded = result.Horizon, result.Folded
+	if err != nil || c.TrashRetention == 0 {
+		return done, err
+	}
+	deleted, err := db.Horizon(ctx, c.TrashRetention)
+	if err != nil {
+		return done, err
+	}
+	done.Purged, err = db.Purge(ctx, room, deleted, func(purged int64) { bar.set(done.Folded+purged, -1) })
 	return done, err
 }
 

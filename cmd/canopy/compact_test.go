@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -58,7 +59,7 @@ func TestCompact(t *testing.T) {
 	if done.DryRun || done.Folded != 2 || time.Since(done.Horizon.Time()).Round(time.Hour) != 720*time.Hour {
 		t.Errorf("%+v", done)
 	}
-	if out := w.must("compact", "--all", database); strings.Contains(out, "attic") || !strings.Contains(out, "garden  2") {
+	if out := w.must("compact", "--all", database); strings.Contains(out, "attic") || !strings.Contains(out, "garden  2       0") {
 		t.Errorf("all:\n%s", out)
 	}
 	if out := w.must("snapshot", "export", "garden", "-o", filepath.Join(t.TempDir(), "s"), "--json"); out == "" {
@@ -71,6 +72,7 @@ func TestCompact(t *testing.T) {
 		{exitUsage, []string{"compact", database}},
 		{exitUsage, []string{"compact", "--all", "attic", database}},
 		{exitUsage, []string{"compact", "--all", "--retention=0s", database}},
+		{exitUsage, []string{"compact", "--all", "--trash-retention=-1h", database}},
 		{exitUsage, []string{"compact", "No Room", database}},
 		{exitUnknownRoom, []string{"compact", "nowhere", database}},
 		{exitUnknownRoom, []string{"compact", "nowhere", "--dry-run", database}},
@@ -88,12 +90,12 @@ func TestOneProcessCompactsAtATime(t *testing.T) {
 	w.oldTree("attic")
 	w.oldTree("garden")
 	var folded int64
-	ran, err := w.db.CompactAll(t.Context(), 720*time.Hour, func(room string, n int64, err error) {
+	ran, err := w.db.CompactAll(t.Context(), 720*time.Hour, 0, func(room string, n, _ int64, err error) {
 		if err != nil {
 			t.Errorf("%s: %v", room, err)
 		}
 		folded += n
-		second, err := w.db.CompactAll(t.Context(), 720*time.Hour, func(room string, _ int64, _ error) {
+		second, err := w.db.CompactAll(t.Context(), 720*time.Hour, 0, func(room string, _, _ int64, _ error) {
 			t.Errorf("two at a time: %s", room)
 		})
 		if second || err != nil {
@@ -103,7 +105,7 @@ func TestOneProcessCompactsAtATime(t *testing.T) {
 	if !ran || err != nil || folded != 4 {
 		t.Errorf("ran %v, folded %d, %v", ran, folded, err)
 	}
-	if ran, err = w.db.CompactAll(t.Context(), 720*time.Hour, func(string, int64, error) {}); !ran || err != nil {
+	if ran, err = w.db.CompactAll(t.Context(), 720*time.Hour, 0, func(string, int64, int64, error) {}); !ran || err != nil {
 		t.Errorf("afterwards: ran %v, %v", ran, err)
 	}
 }
@@ -291,5 +293,64 @@ func TestTooOldForTheRoom(t *testing.T) {
 	parseJSON(t, w.must("room", "stats", room, "--json"), &stats)
 	if stats.Digest != c.Digest() {
 		t.Errorf("the server has %+v, the client %+v", stats.Digest, c.Digest())
+	}
+}
+
+// What was purged is gone for those who come later; those who have it yet see the same tree, and what they
+// still do to it is set aside, with the reason.
+func TestPurge(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const room = "garden"
+	old := w.oldTree(room)
+	below := moveop.NodeID{0: 1, 15: 8}
+	if _, err := w.db.Apply(t.Context(), room, []moveop.Op{
+		{Kind: moveop.Move, TS: moveop.NewTimestamp(day(39).UnixMilli(), 0, 99), Node: below, Parent: old, OrderKey: "a0"},
+		{Kind: moveop.Set, TS: moveop.NewTimestamp(day(39).UnixMilli(), 1, 99), Node: below, Key: "name", Value: []byte(`"leaf"`)},
+		{Kind: moveop.Move, TS: moveop.NewTimestamp(day(38).UnixMilli(), 0, 99), Node: old, Parent: moveop.Trash, OrderKey: "a0", Known: 5},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	has, _ := w.replica(t, room, nil)
+	synced(t, has)
+	var done compacted
+	parseJSON(t, w.must("compact", room, "--trash-retention=1000h", "--json", "--database-url="+w.database), &done)
+	if done.Purged != 0 || done.Folded == 0 {
+		t.Errorf("%+v", done)
+	}
+	parseJSON(t, w.must("compact", room, "--trash-retention=800h", "--json", "--database-url="+w.database), &done)
+	if done.Purged != 2 {
+		t.Errorf("%+v", done)
+	}
+	later, _ := w.replica(t, room, nil)
+	plant(t, later, moveop.Root, "new")
+	synced(t, has, later)
+	if has.Digest() != later.Digest() {
+		t.Errorf("digests %+v and %+v", has.Digest(), later.Digest())
+	}
+	if n := names(t, later, moveop.Trash); len(n) != 0 {
+		t.Errorf("in trash: %v", n)
+	}
+	edit(t, has, func(tx *client.Tx) error { return tx.Move(old, moveop.Root, client.Last) })
+	plant(t, has, moveop.Root, "other")
+	if err := has.WaitSynced(t.Context()); !errors.Is(err, client.ErrRefused) {
+		t.Errorf("want one refused, got %v", err)
+	}
+	synced(t, later)
+	if got := names(t, later, moveop.Root); strings.Join(got, " ") != "new other" {
+		t.Errorf("below the root: %v", got)
+	}
+	refused, err := has.Refused(t.Context())
+	if err != nil || len(refused) != 1 || refused[0].Op.Node != old {
+		t.Fatalf("refused %+v, %v", refused, err)
+	}
+	if err := has.Discard(t.Context(), refused[0].Op.TS); err != nil {
+		t.Fatal(err)
+	}
+	synced(t, has, later)
+	for _, c := range []*client.Client{has, later} {
+		if doctor, err := c.Doctor(t.Context()); err != nil || len(doctor.Findings) > 0 || !doctor.Compared {
+			t.Errorf("%+v, %v", doctor, err)
+		}
 	}
 }

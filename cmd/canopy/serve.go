@@ -164,10 +164,13 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 // config is what the flags alone decide.
 func (c *serveRealtimeCmd) config(env *Env) (realtime.Config, error) {
 	cfg := realtime.Config{Logger: c.logger(env), AllowedOrigins: c.AllowOrigin, Registry: newRegistry()}
-	if c.CompactEvery < 0 || c.Retention <= 0 {
-		return cfg, usagef("--compact-every must not be negative, and --retention must be positive")
+	if c.CompactEvery < 0 {
+		return cfg, usagef("--compact-every must not be negative")
 	}
-	cfg.Compaction.Every, cfg.Compaction.Retention = c.CompactEvery, c.Retention
+	if err := c.check(); err != nil {
+		return cfg, err
+	}
+	cfg.Compaction.Every, cfg.Compaction.Retention, cfg.Compaction.Trash = c.CompactEvery, c.Retention, c.TrashRetention
 	return cfg, c.apply(&cfg)
 }
 

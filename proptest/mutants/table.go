@@ -13,7 +13,9 @@ var (
 	file     = suite{"./client", "TestConformance"}
 	edits    = suite{"./client", "TestEdit|TestImport|TestNoRoom|TestReads|TestChildren"}
 	fold     = suite{"./pgfuncs", "TestCompact|TestHorizon|TestBucketsOf"}
+	stories  = suite{"./client", "TestCompaction/(an?|nor)_"}
 	folded   = suite{"./client", "TestCompaction"}
+	purge    = suite{"./pgfuncs", "TestPurge"}
 	rebase   = suite{"./client", "TestRebase"}
 	restore  = suite{"./cmd/canopy", "TestRestored|TestWhoWasAway|TestTooOld"}
 	network  = suite{"./client", "TestSync|TestPush|TestLostAck|TestGap|TestClockSkew|TestDelete"}
@@ -250,7 +252,7 @@ var mutants = []mutant{
 	one("compaction: where a delete took its node from is folded", "sql/functions/fold.sql",
 		"(s.last, s.outside, canopy", "(s.last, canopy", fold, folded),
 	one("compaction: a correction is forgotten", "sql/functions/fold.sql",
-		", canopy.correction_ts(s.last))) is not true", ")) is not true", fold),
+		", canopy.correction_ts(s.last))) is not true", ")) is not true", stories),
 	one("compaction: what is current now is all that stays", "sql/functions/fold.sql",
 		"           and h.ts <= p_room.horizon\n           and h.effective\n         order by h.ts desc\n         limit 1) as past",
 		"           and false\n         order by h.ts desc\n         limit 1) as past", fold, folded),
@@ -271,14 +273,22 @@ var mutants = []mutant{
 	one("compaction: nothing holds the horizon up", "sql/functions/first_holding_up.sql",
 		"    if v_move.node = any(v_way) and not exists (", "    if false and not exists (", fold),
 	one("compaction: a restored node holds the horizon up", "sql/functions/first_holding_up.sql",
-		"            and o.effective\n", "            and false\n", folded, fold),
-	one("compaction: an old correction may make a cycle", "sql/functions/place_correction.sql",
-		"if p_op.ts > p_room.horizon then", "if true then", folded, fold),
+		"            and o.effective\n", "            and false\n", fold),
+	one("compaction: an old correction has everything looked at again", "sql/functions/place_correction.sql",
+		"if p_op.ts > p_room.horizon then", "if true then", stories),
 	one("compaction: a replica judges what was before its horizon", "client/log.go",
 		"func (l moveLog) Horizon() moveop.Timestamp { return l.meta.horizon }",
-		"func (l moveLog) Horizon() (none moveop.Timestamp) { return none }", folded),
+		"func (l moveLog) Horizon() (none moveop.Timestamp) { return none }", stories),
 	one("compaction: a replica has the digest of what it loaded", "bootstrap/format/header.go",
 		"	rows.Log ^= h.Folded.Log\n", "", folded),
+	one("compaction: what a correction needs is purged", "sql/functions/not_named_elsewhere.sql",
+		"where child.top is distinct from parent.top", "where false", purge, folded),
+	one("compaction: what is still edited is purged", "sql/functions/settled_below.sql",
+		"where logged.ts > p_room.horizon)", "where false)", purge, folded),
+	one("compaction: purged nodes can be named", "sql/functions/check_purged.sql",
+		"and p.node in (o.node, o.parent)", "and p.node = o.node", purge, folded),
+	one("compaction: what was purged of the state is forgotten", "sql/functions/erase.sql",
+		"folded_state = r.folded_state # v_state", "folded_state = r.folded_state", folded),
 	one("client: what got through and was folded is pushed again", "client/rebase.go",
 		"case ok, t.settled(q.op.TS) && held.has(q.op.TS, t.meta.epoch):", "case ok:", rebase),
 	one("client: what is too old is pushed as it is", "client/rebase.go",

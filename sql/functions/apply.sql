@@ -9,7 +9,7 @@
 -- seqs right behind the batch.
 -- Locks: the room's row, nothing else, and before anything is read: two batches on disjoint nodes can
 -- make a cycle together.
--- Errors: CN404 no such room; CN409, CN410, CN416, CN422, CN425 (see check_ops, logged_seqs); CN500
+-- Errors: CN404 no such room; CN409, CN410, CN416, CN422, CN425 (see check_ops, logged_seqs, check_purged); CN500
 -- damaged tree; CN501 not READ COMMITTED, where a statement would not see what the lock waited for.
 -- Nothing of a refused batch is kept. Idempotent: repeating a batch changes nothing.
 -- The planner settings, and the lateral lookups with a limit in the functions that it calls, pin every
@@ -48,6 +48,9 @@ begin
                 p_order_key[1], p_key[1], p_value[1]::json, least(p_known[1], v_room.head), null,
                 p_kind[1] = 2)::canopy.history;
     if canopy.admit(v_room, v_op) then
+      if v_room.purged > 0 then
+        perform canopy.check_purged(v_room, array[v_op]);
+      end if;
       v_delta := canopy.log_op(v_room, v_op);
       v_room := canopy.account_op(v_room, v_op, coalesce(v_delta, 0));
       if v_op.known < v_room.last_delete_seq then

@@ -41,6 +41,10 @@ begin
     return;
   end if;
 
+  if p_room.purged > 0 then
+    perform canopy.check_purged(p_room, v_ops);
+  end if;
+
   select l.delta, l.rest into v_delta, v_rest
     from canopy.apply_leaf_moves(p_room.room_id, p_room.newest_move, v_ops) as l;
   v_delta := v_delta # canopy.apply_sets(p_room.room_id, v_ops);

@@ -1,10 +1,11 @@
 -- What serve realtime needs: to read rooms, and to call the functions that read and apply their logs. Nothing
--- may be written but through apply, create_room, count_buckets and compact, which have the rights of their owner.
+-- may be written but through apply, create_room, count_buckets, compact and purge, which have the rights of their owner.
 grant usage on schema canopy to :"role";
 grant select on canopy.migrations, canopy.installed_functions to :"role";
 grant select on canopy.rooms, canopy.replicas to :"role";
 grant select on canopy.revoked_tokens, canopy.revocation_head to :"role";
 grant execute on function
   canopy.apply, canopy.create_room, canopy.ops_after, canopy.children, canopy.subtree, canopy.count_below,
-  canopy.count_buckets, canopy.buckets, canopy.ops_between, canopy.compactable_rooms, canopy.compact
+  canopy.count_buckets, canopy.buckets, canopy.ops_between, canopy.compactable_rooms, canopy.compact,
+  canopy.purge
   to :"role";

@@ -1,0 +1,74 @@
+-- purge: removes deleted subtrees for good, a page of those in Trash at a time (COMPACTION.md has the
+-- argument). A subtree goes as a whole if it was deleted at or before p_before, and nothing in it, and
+-- nothing that names a node of it as parent, is behind the room's horizon, or waits in history for a
+-- correction. Of its nodes only the ids stay: operations that name them are refused from then on.
+-- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to go on behind, null at
+-- first; the number of deleted nodes to look at, and of nodes to remove. A subtree of more stays.
+-- Result: where to go on; how many nodes were removed; whether all of Trash was looked at.
+-- Locks: the room's row, for O(p_limit + history). Errors: CN404 no such room; 22023 p_limit is not
+-- positive; CN501 not READ COMMITTED. Idempotent.
+create function canopy.purge(
+  p_room text, p_before uuid, p_after_key text, p_after_node uuid, p_limit bigint,
+  out next_key text, out next_node uuid, out purged bigint, out done boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  c_trash  constant uuid := '00000000-0000-0000-0000-000000000002';
+  v_room   canopy.rooms;
+  v_top    record;
+  v_looked bigint := 0;
+  v_below  uuid[];
+  v_nodes  uuid[] := '{}';
+  v_tops   uuid[] := '{}';  -- of each of v_nodes, the deleted node that it is below
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'purge needs READ COMMITTED, not %', current_setting('transaction_isolation')
+      using errcode = 'CN501';
+  end if;
+  select * into v_room from canopy.rooms where name = p_room for update;
+  if not found then
+    raise exception 'there is no room %', p_room using errcode = 'CN404';
+  end if;
+  if p_limit < 1 then
+    raise exception 'a limit is not below 1' using errcode = '22023';
+  end if;
+
+  purged := 0;
+  next_key := p_after_key;
+  next_node := p_after_node;
+  done := true;
+  for v_top in
+    select n.node, n.order_key, n.ts
+      from canopy.nodes n
+     where n.room_id = v_room.room_id
+       and n.parent = c_trash
+       and (p_after_key is null or (n.order_key, n.node) > (p_after_key collate "C", p_after_node))
+     order by n.order_key, n.node
+     limit p_limit
+  loop
+    if v_top.ts <= p_before and v_top.ts <= v_room.horizon then
+      v_below := coalesce(canopy.settled_below(v_room, v_top.node, p_limit), '{}');
+      if cardinality(v_nodes) + cardinality(v_below) > p_limit then
+        done := false; -- the next call begins with it
+        exit;
+      end if;
+      v_nodes := v_nodes || v_below;
+      v_tops := v_tops || array_fill(v_top.node, array[cardinality(v_below)]);
+    end if;
+    v_looked := v_looked + 1;
+    next_key := v_top.order_key;
+    next_node := v_top.node;
+  end loop;
+  done := done and v_looked < p_limit;
+
+  v_nodes := canopy.not_named_elsewhere(v_room.room_id, v_nodes, v_tops);
+  purged := cardinality(v_nodes);
+  if purged > 0 then
+    perform canopy.erase(v_room, v_nodes);
+  end if;
+end $$;
