@@ -290,7 +290,7 @@ var mutants = []mutant{
 	one("compaction: what was purged of the state is forgotten", "sql/functions/erase.sql",
 		"folded_state = r.folded_state # v_state", "folded_state = r.folded_state", folded),
 	one("client: what got through and was folded is pushed again", "client/rebase.go",
-		"case ok, t.settled(q.op.TS) && held.has(q.op.TS, t.meta.epoch):", "case ok:", rebase),
+		"case ok, t.settled(q.op.TS) && t.store.held.has(q.op.TS, t.meta.epoch):", "case ok:", rebase),
 	one("client: what is too old is pushed as it is", "client/rebase.go",
 		"if len(old) == 0 && (len(missing) == 0 || !t.settled(missing[0].op.TS)) {", "if len(old) == 0 {", rebase),
 	one("client: too old is stamped anew by a slow clock", "client/push.go",
