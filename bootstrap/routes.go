@@ -2,8 +2,10 @@ package bootstrap
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -19,16 +21,32 @@ import (
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = s.routingError
-	for path, h := range map[string]http.HandlerFunc{
+	for path, h := range s.table() {
+		e.GET(path, s.plain(path, h))
+	}
+	return s.cfg.Middleware(e)
+}
+
+// table has the handlers; openapi.yaml describes each.
+func (s *Server) table() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
 		"/v1/rooms/:room/snapshot": s.inRoom(s.snapshot),
 		"/v1/rooms/:room/stats":    s.inRoom(s.stats),
 		"/healthz":                 s.healthz,
 		"/readyz":                  s.readyz,
 		"/metrics":                 promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP,
-	} {
-		e.GET(path, s.plain(path, h))
+		"/openapi.yaml":            s.openAPI,
 	}
-	return s.cfg.Middleware(e)
+}
+
+// openAPI is the description of the routes, for whoever writes a client.
+//
+//go:embed openapi.yaml
+var openAPI string
+
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = io.WriteString(w, openAPI) // the peer is gone if this fails
 }
 
 // plain runs a handler behind echo: with the room as path value, a deadline for the answer (whoever

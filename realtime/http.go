@@ -2,8 +2,10 @@ package realtime
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -22,19 +24,49 @@ import (
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { s.routeError(err, c.Response()) }
-	get := func(path string, h http.HandlerFunc) { e.GET(path, s.route(path, h)) }
-	get("/v1/rooms/:room/ws", s.inRoom(s.serveSocket))
-	get("/v1/rooms/:room/ops", s.inRoom(s.getOps))
-	get("/v1/rooms/:room/children", s.inRoom(s.getChildren))
-	get("/v1/rooms/:room/subtree", s.inRoom(s.getSubtree))
-	get("/v1/rooms/:room/stats", s.inRoom(s.getStats))
-	get("/v1/rooms/:room/buckets", s.inRoom(s.getBuckets))
-	get("/v1/rooms/:room/buckets/ops", s.inRoom(s.getBucketOps))
-	e.POST("/v1/rooms/:room/ops", s.route("/v1/rooms/:room/ops", s.inRoom(s.postOps)))
-	get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
-	get("/readyz", s.readyz)
-	get("/metrics", promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP)
+	for _, r := range s.table() {
+		e.Add(r.method, r.path, s.route(r.path, r.handler))
+	}
 	return s.recoverer(s.cfg.Middleware(s.sameOrigin(e)))
+}
+
+// endpoint is a route; openapi.yaml describes each.
+type endpoint struct {
+	method, path string
+	handler      http.HandlerFunc
+}
+
+func (s *Server) table() []endpoint {
+	return []endpoint{
+		{"GET", "/v1/rooms/:room/ws", s.inRoom(s.serveSocket)},
+		{"GET", "/v1/rooms/:room/ops", s.inRoom(s.getOps)},
+		{"POST", "/v1/rooms/:room/ops", s.inRoom(s.postOps)},
+		{"GET", "/v1/rooms/:room/children", s.inRoom(s.getChildren)},
+		{"GET", "/v1/rooms/:room/subtree", s.inRoom(s.getSubtree)},
+		{"GET", "/v1/rooms/:room/stats", s.inRoom(s.getStats)},
+		{"GET", "/v1/rooms/:room/buckets", s.inRoom(s.getBuckets)},
+		{"GET", "/v1/rooms/:room/buckets/ops", s.inRoom(s.getBucketOps)},
+		{"GET", "/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }},
+		{"GET", "/readyz", s.readyz},
+		{"GET", "/metrics", promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP},
+		{"GET", "/openapi.yaml", serveYAML(openAPI)},
+		{"GET", "/asyncapi.yaml", serveYAML(asyncAPI)},
+	}
+}
+
+// The descriptions of routes and messages, for whoever writes a client.
+var (
+	//go:embed openapi.yaml
+	openAPI string
+	//go:embed asyncapi.yaml
+	asyncAPI string
+)
+
+func serveYAML(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = io.WriteString(w, text) // the peer is gone if this fails
+	}
 }
 
 // route hands Echo's path parameters on, and counts.
