@@ -24,8 +24,8 @@ func (s *Server) check(grant Grant) error {
 	if !grant.Expires.IsZero() && !s.cfg.Now().Before(grant.Expires) {
 		return wire.NewError(wire.CodeUnauthorized, "the token has expired")
 	}
-	if s.cfg.Revoked != nil && grant.TokenID != "" && s.cfg.Revoked(grant.TokenID) {
-		return wire.NewError(wire.CodeUnauthorized, "the token was revoked")
+	if grant.Withdrawn != nil && grant.Withdrawn() {
+		return wire.NewError(wire.CodeUnauthorized, "the token is no longer good")
 	}
 	return nil
 }

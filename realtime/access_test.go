@@ -14,11 +14,11 @@ import (
 )
 
 // until makes tokens of the form "10s", good for so long from the beginning of the test; "ever" does not
-// expire, others are refused. Each has itself as its id.
+// expire, others are refused.
 func until(cfg *realtime.Config) {
 	begin := time.Now()
 	cfg.Authorize = func(_ context.Context, token, _ string) (realtime.Grant, error) {
-		grant := realtime.Grant{Read: true, Write: true, User: "ann", TokenID: token}
+		grant := realtime.Grant{Read: true, Write: true, User: "ann"}
 		if token == "ever" {
 			return grant, nil
 		}
@@ -31,6 +31,18 @@ func until(cfg *realtime.Config) {
 		}
 		grant.Expires = begin.Add(d)
 		return grant, nil
+	}
+}
+
+// withdrawing takes back the token that is stored.
+func withdrawing(gone *atomic.Pointer[string]) func(*realtime.Config) {
+	return func(cfg *realtime.Config) {
+		authorize := cfg.Authorize
+		cfg.Authorize = func(ctx context.Context, token, room string) (realtime.Grant, error) {
+			grant, err := authorize(ctx, token, room)
+			grant.Withdrawn = func() bool { return gone.Load() != nil && *gone.Load() == token }
+			return grant, err
+		}
 	}
 }
 
@@ -120,9 +132,7 @@ func TestRevocationReachesOpenSockets(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var revoked atomic.Pointer[string]
-		s := setupPipe(t, until, func(cfg *realtime.Config) {
-			cfg.Revoked = func(id string) bool { return revoked.Load() != nil && *revoked.Load() == id }
-		})
+		s := setupPipe(t, until, withdrawing(&revoked))
 		p, other := s.joinWith(0xa, "ever"), s.joinWith(0xb, "90s")
 		time.Sleep(20 * time.Second)
 		id := "ever"

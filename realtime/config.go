@@ -74,8 +74,9 @@ type Grant struct {
 	// Expires is when the grant ends. An open socket is closed with 4401 then, unless it has brought a
 	// fresh token. Zero for never.
 	Expires time.Time
-	// TokenID is what Config.Revoked is asked about; empty for what cannot be revoked.
-	TokenID string
+	// Withdrawn reports whether the grant was taken back before that. It is asked about every open socket,
+	// every Timing.Recheck, and must not block. Nil for never.
+	Withdrawn func() bool
 }
 
 // Config is what New needs. Only Store is required.
@@ -104,10 +105,6 @@ type Config struct {
 	// *wire.Error goes to the client as it is, any other as internal. Defaults to everything for
 	// everybody.
 	Authorize func(ctx context.Context, token, room string) (Grant, error)
-
-	// Revoked reports whether a token was revoked since Authorize let it in. It is asked about the token
-	// of every open socket, every Timing.Recheck, and must not block. Defaults to never.
-	Revoked func(tokenID string) bool
 
 	// AllowedOrigins are the origins ("https://app.example.com", compared exactly) of web pages that
 	// may use the service. Requests without an Origin header, which browsers do not make, are let

@@ -3,9 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/realtime"
@@ -57,14 +56,14 @@ func (f keyFlags) sources() ([]auth.Source, error) {
 }
 
 // verifier loads the keys. Without a list of revoked tokens none is taken for revoked.
-func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log *slog.Logger) (*auth.Verifier, error) {
+func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log *slog.Logger) (*auth.Verifier, *auth.Keyring, error) {
 	sources, err := f.sources()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	keys := auth.NewKeyring(auth.KeyringConfig{Sources: sources, Logger: log})
 	if err := keys.Load(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if f.AuthLeeway == 0 {
 		f.AuthLeeway = -1 // none, where zero is the default
@@ -73,15 +72,16 @@ func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log 
 		Keys: keys, Issuer: f.AuthIssuer, Audience: f.AuthAudience, Leeway: f.AuthLeeway, Revocations: revoked,
 	})
 	if err != nil {
-		return nil, usagef("%v", err)
+		return nil, nil, usagef("%v", err)
 	}
-	return v, nil
+	return v, keys, nil
 }
 
 // gate lets the bearers of good tokens into both services, each by the hook that it has. A nil gate
 // lets everybody in.
 type gate struct {
 	verifier *auth.Verifier
+	keys     *auth.Keyring
 	revoked  *auth.Revocations
 }
 
@@ -91,34 +91,32 @@ func newGate(ctx context.Context, f authFlags, db *pgfuncs.DB, log *slog.Logger)
 	if err := revoked.Load(ctx); err != nil {
 		return nil, err
 	}
-	verifier, err := f.verifier(ctx, revoked, log)
+	verifier, keys, err := f.verifier(ctx, revoked, log)
 	if err != nil {
 		return nil, err
 	}
-	return &gate{verifier, revoked}, nil
+	return &gate{verifier, keys, revoked}, nil
 }
 
-// around runs a service, and keeps the list of revoked tokens up to date meanwhile.
+// around runs a service, and keeps keys and the list of revoked tokens up to date meanwhile.
 func (g *gate) around(ctx context.Context, serve func(context.Context) error) error {
 	if g == nil {
 		return serve(ctx)
 	}
 	polling, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var group errgroup.Group
-	group.Go(func() error {
-		g.revoked.Run(polling)
-		return nil
-	})
+	var running sync.WaitGroup
+	running.Go(func() { g.revoked.Run(polling) })
+	running.Go(func() { g.keys.Run(polling) })
 	err := serve(ctx)
 	stop() // when the service has drained
-	_ = group.Wait()
+	running.Wait()
 	return err
 }
 
 // realtime gives a realtime service its hooks.
 func (g *gate) realtime(cfg *realtime.Config) {
 	if g != nil {
-		cfg.Authorize, cfg.Revoked = g.grant, g.revoked.Revoked
+		cfg.Authorize = g.grant
 	}
 }
 
@@ -130,7 +128,7 @@ func (g *gate) grant(ctx context.Context, token, room string) (realtime.Grant, e
 	access := claims.Access(room)
 	return realtime.Grant{
 		Read: access >= auth.Read, Write: access >= auth.Write,
-		User: claims.Subject, Expires: g.verifier.Deadline(claims), TokenID: claims.ID,
+		User: claims.Subject, Expires: g.verifier.Deadline(claims), Withdrawn: g.verifier.Withdrawn(claims),
 	}, nil
 }
 

@@ -216,7 +216,7 @@ func (c *tokenInspectCmd) check(ctx context.Context) (refusal, err error) {
 			return nil, err
 		}
 	}
-	v, err := c.verifier(ctx, revoked, slog.New(slog.DiscardHandler))
+	v, _, err := c.verifier(ctx, revoked, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

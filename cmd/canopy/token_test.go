@@ -285,6 +285,42 @@ func TestTokensOverTheWire(t *testing.T) {
 	}
 }
 
+// A key that the services no longer have ends the sockets of the tokens that it signed.
+func TestAKeyThatIsTakenAwayEndsItsSockets(t *testing.T) {
+	t.Parallel()
+	w, key := withTokens(t)
+	w.must("import", "team-a", write(t, "attic.json", `{"children":[{}]}`), "--token", w.mint(t, key, "ann", "team-a=write").Token)
+	header := http.Header{"Authorization": {"Bearer " + w.mint(t, key, "ben", "team-a=read").Token}}
+	conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(w.realtime, "http")+"/v1/rooms/team-a/ws", header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WriteJSON(map[string]any{"type": "hello", "replica": "00000000000000ab", "epoch": nil, "seq": 0}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := conn.ReadMessage(); err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(t.TempDir(), "next-public.json")
+	w.must("token", "keygen", "-o", filepath.Join(t.TempDir(), "next-key.json"), "--public", next)
+	if err := os.Rename(next, filepath.Join(filepath.Dir(key), "keys.json")); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, _, err := conn.ReadMessage()
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+			if closed.Code != wire.CloseUnauthorized {
+				t.Errorf("closed with %v", closed)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestKeygen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

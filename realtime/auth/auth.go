@@ -135,6 +135,8 @@ type Claims struct {
 	NotBefore time.Time // nbf, zero if it is not there
 	Expires   time.Time // exp
 	Rooms     []Grant
+
+	signer fingerprint // of the key that the token was verified with
 }
 
 // Access returns what the token allows in a room: the most that any of its grants does.

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -43,6 +44,22 @@ type Key struct {
 
 	public  any // what package jwt verifies with
 	private any // what package jwt signs with; nil if there is none
+
+	fingerprint fingerprint
+}
+
+// fingerprint tells keys apart, whatever they are called.
+type fingerprint [sha256.Size]byte
+
+func (k Key) print() (fingerprint, error) {
+	text, secret := k.public.([]byte)
+	if !secret {
+		var err error
+		if text, err = x509.MarshalPKIXPublicKey(k.public); err != nil {
+			return fingerprint{}, err
+		}
+	}
+	return sha256.Sum256(append([]byte(k.Algorithm), text...)), nil
 }
 
 // Signs reports whether the key can sign.
@@ -79,7 +96,9 @@ func newKey(id string, public, private any) (Key, error) {
 	default:
 		return Key{}, fmt.Errorf("keys of type %T are not for tokens", public)
 	}
-	return k, nil
+	print, err := k.print()
+	k.fingerprint = print
+	return k, err
 }
 
 // GenerateKey makes a key for one of the algorithms, with a random id. The randomness is crypto/rand's

@@ -27,17 +27,18 @@ const (
 type Source struct {
 	name string
 	load func(ctx context.Context) ([]Key, error)
+	near bool // it costs nothing to look all the time
 }
 
 // Text is a source that is always the same: PEM, a JWK or a JWK Set, say from the environment. The
 // name is for messages.
 func Text(name, text string) Source {
-	return Source{name, func(context.Context) ([]Key, error) { return ParseKeys([]byte(text)) }}
+	return Source{name: name, load: func(context.Context) ([]Key, error) { return ParseKeys([]byte(text)) }}
 }
 
 // File is a file with PEM, a JWK or a JWK Set.
 func File(path string) Source {
-	return Source{path, func(context.Context) ([]Key, error) {
+	return Source{name: path, near: true, load: func(context.Context) ([]Key, error) {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, err
@@ -62,7 +63,7 @@ func URL(address string, transport http.RoundTripper) (Source, error) {
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return Source{address, func(ctx context.Context) ([]Key, error) { return fetch(ctx, client, address) }}, nil
+	return Source{name: address, load: func(ctx context.Context) ([]Key, error) { return fetch(ctx, client, address) }}, nil
 }
 
 func isLoopback(host string) bool {
@@ -107,9 +108,11 @@ func readKeys(r io.Reader) ([]Key, error) {
 // KeyringConfig is what NewKeyring needs. Only Sources is required.
 type KeyringConfig struct {
 	Sources []Source
-	// Refresh is how old the keys may become before the next token has the sources read again, which is
-	// how a key that was taken back goes. Defaults to 5 min.
+	// Refresh is how old the keys may become before the sources are read again, by Run or for the next
+	// token, which is how a key that was taken back goes. Defaults to 5 min.
 	Refresh time.Duration
+	// Watch is how often Run reads files. Defaults to 1 s.
+	Watch time.Duration
 	// Pause is the least time between two readings, however many tokens name keys that are not there.
 	// Defaults to 10 s.
 	Pause time.Duration
@@ -120,12 +123,14 @@ type KeyringConfig struct {
 }
 
 // Keyring holds the keys of its sources. It reads them when a token names a key that it does not have,
-// and from time to time. A source that cannot be read keeps the keys that it had.
+// and from time to time; files all the time, where Run runs. A source that cannot be read keeps the keys that it had.
 type Keyring struct {
 	cfg KeyringConfig
 
 	mu      sync.Mutex // guards what follows
 	keys    [][]Key    // by source
+	there   map[fingerprint]struct{}
+	failing bool // a file could not be read; said once
 	loaded  time.Time
 	tried   time.Time
 	reading chan struct{} // closed at the end of the reading under way; nil if there is none
@@ -135,6 +140,9 @@ type Keyring struct {
 func NewKeyring(cfg KeyringConfig) *Keyring {
 	if cfg.Refresh == 0 {
 		cfg.Refresh = 5 * time.Minute
+	}
+	if cfg.Watch == 0 {
+		cfg.Watch = time.Second
 	}
 	if cfg.Pause == 0 {
 		cfg.Pause = 10 * time.Second
@@ -177,16 +185,73 @@ func (k *Keyring) read(ctx context.Context) ([][]Key, error) {
 	return keys, errors.Join(errs...)
 }
 
+// Run reads files as they change, and everything when it is old, until ctx is done.
+func (k *Keyring) Run(ctx context.Context) {
+	tick := time.NewTicker(k.cfg.Watch)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if k.isOld() {
+			k.refresh(ctx, false)
+		} else {
+			k.watch(ctx)
+		}
+	}
+}
+
+// watch reads what is near.
+func (k *Keyring) watch(ctx context.Context) {
+	keys, failed := make([][]Key, len(k.cfg.Sources)), error(nil)
+	for i, source := range k.cfg.Sources {
+		if !source.near {
+			continue
+		}
+		var err error
+		if keys[i], err = source.load(ctx); err != nil {
+			keys[i], failed = nil, fmt.Errorf("%s: %w", source.name, err)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if failed != nil && !k.failing {
+		k.cfg.Logger.Warn("keys cannot be read again; going on with those at hand", "error", failed)
+	}
+	k.failing = failed != nil
+	k.replace(keys)
+}
+
 func (k *Keyring) take(keys [][]Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i := range keys {
+	k.replace(keys)
+	k.loaded = k.cfg.Now()
+	k.tried = k.loaded
+}
+
+// replace takes over the keys of the sources that could be read. The caller holds mu.
+func (k *Keyring) replace(keys [][]Key) {
+	there := map[fingerprint]struct{}{}
+	for i := range k.keys {
 		if keys[i] != nil {
 			k.keys[i] = keys[i]
 		}
+		for _, key := range k.keys[i] {
+			there[key.fingerprint] = struct{}{}
+		}
 	}
-	k.loaded = k.cfg.Now()
-	k.tried = k.loaded
+	k.there = there
+}
+
+// has reports whether a key is still there. It does no I/O.
+func (k *Keyring) has(key fingerprint) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, there := k.there[key]
+	return there
 }
 
 // find returns the keys that may have signed a token with this header. All of them are for its

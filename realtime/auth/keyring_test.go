@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/canopysync/canopy/realtime/auth"
@@ -235,4 +236,54 @@ func TestAFileWithNewKeys(t *testing.T) {
 	if code := codeOf(t, v, sign(t, first, ann())); code != wire.CodeUnauthorized {
 		t.Errorf("the old key: %q", code)
 	}
+}
+
+// A key that is taken away ends what its tokens have begun: within a second in a file, with the next reading
+// at a URL.
+func TestTokensOfAKeyThatIsTakenAwayAreWithdrawn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := generate(t, auth.EdDSA), generate(t, auth.EdDSA)
+		path := filepath.Join(t.TempDir(), "keys.json")
+		write := func(text string) {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(jwks(private(t, first), private(t, second)))
+		keys := auth.NewKeyring(auth.KeyringConfig{Sources: []auth.Source{auth.File(path), auth.Text("other", jwks(private(t, generate(t, auth.ES256))))}})
+		if err := keys.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v := verifier(t, auth.VerifierConfig{Keys: keys})
+		withdrawn := func(key auth.Key) func() bool {
+			claims, err := v.Verify(t.Context(), sign(t, key, ann()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.Withdrawn(claims)
+		}
+		ofFirst, ofSecond := withdrawn(first), withdrawn(second)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { keys.Run(ctx) })
+		defer running.Wait()
+		defer cancel()
+		for _, step := range []struct {
+			text          string
+			first, second bool
+		}{
+			{jwks(private(t, first), private(t, second)), false, false},
+			{"{", false, false}, // half written
+			{jwks(private(t, second)), true, false},
+			{jwks(private(t, second), private(t, first)), false, false}, // an error, mended
+			{jwks(private(t, first)), false, true},
+		} {
+			write(step.text)
+			time.Sleep(1500 * time.Millisecond)
+			if ofFirst() != step.first || ofSecond() != step.second {
+				t.Errorf("with %.20q… the tokens of the first key are withdrawn: %v, of the second: %v", step.text, ofFirst(), ofSecond())
+			}
+		}
+	})
 }

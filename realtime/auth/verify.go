@@ -96,10 +96,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	if len(keys) == 0 {
 		return Claims{}, unauthorized("no key for %s tokens has the id %q", head.algorithm, head.keyID)
 	}
-	var claims Claims
-	_, err = v.parser.ParseWithClaims(token, &registered{&claims}, func(*jwt.Token) (any, error) {
-		return verificationKeys(keys), nil
-	})
+	claims, err := v.parse(token, keys)
 	if err == nil {
 		err = v.check(claims)
 	}
@@ -110,6 +107,27 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 		return claims, nil
 	}
 	return claims, v.cfg.Revocations.check(claims.ID)
+}
+
+// parse reads a token that one of the keys has signed, and notes which.
+func (v *Verifier) parse(token string, keys []Key) (claims Claims, err error) {
+	for _, key := range keys {
+		_, err = v.parser.ParseWithClaims(token, &registered{&claims}, func(*jwt.Token) (any, error) { return key.public, nil })
+		if !errors.Is(err, jwt.ErrTokenSignatureInvalid) {
+			claims.signer = key.fingerprint
+			return claims, err
+		}
+	}
+	return Claims{}, err
+}
+
+// Withdrawn returns what reports, without I/O, whether a token that was verified is not to be taken any more:
+// because it was revoked, or because the key that signed it was taken away.
+func (v *Verifier) Withdrawn(claims Claims) func() bool {
+	id, signer := claims.ID, claims.signer
+	return func() bool {
+		return !v.cfg.Keys.has(signer) || id != "" && v.cfg.Revocations != nil && v.cfg.Revocations.Revoked(id)
+	}
 }
 
 // Deadline is when a token stops being good by itself: Expires and the leeway.
@@ -188,14 +206,6 @@ func parseHeader(token string) (header, error) {
 		}
 	}
 	return header{}, fmt.Errorf("header: the algorithm is none of %s", strings.Join(algorithms, ", "))
-}
-
-func verificationKeys(keys []Key) jwt.VerificationKeySet {
-	var set jwt.VerificationKeySet
-	for _, k := range keys {
-		set.Keys = append(set.Keys, k.public)
-	}
-	return set
 }
 
 // Inspect returns what a token says and the JSON of its header, whether it is good or not. Nothing that
