@@ -192,7 +192,8 @@ func (o *Options) askChildren(ctx context.Context, p childPage, limit int) (page
 	if err != nil {
 		return page, err
 	}
-	query := url.Values{"parent": {p.parent.String()}, "limit": {strconv.Itoa(limit)}}
+	// Whether there are children at all is enough to know, and costs the server no counting.
+	query := url.Values{"parent": {p.parent.String()}, "limit": {strconv.Itoa(limit)}, "count": {"1"}}
 	if p.cursor != "" {
 		query.Set("after", p.cursor)
 	}

@@ -244,7 +244,7 @@ func TestUnknownRoom(t *testing.T) {
 	_, applyErr := db.Apply(ctx, "nowhere", []moveop.Op{move(1, 1, node("A"), moveop.Root)})
 	_, roomErr := db.Room(ctx, "nowhere")
 	_, opsErr := db.OpsAfter(ctx, "nowhere", 0, 1)
-	_, childrenErr := db.Children(ctx, "nowhere", moveop.Root, "", 1)
+	_, childrenErr := db.Children(ctx, "nowhere", moveop.Root, "", 1, 0)
 	_, subtreeErr := db.Subtree(ctx, "nowhere", moveop.Root, 1, "", 1)
 	_, statsErr := db.Stats(ctx, "nowhere")
 	policyErr := db.SetRestoreOn(ctx, "nowhere", "never")

@@ -123,7 +123,7 @@ func (e *engine) Log() ([]moveop.Op, error) {
 // Children reads small pages, so that siblings with equal order keys come on different ones.
 func (e *engine) Children(parent moveop.NodeID) (ids []moveop.NodeID, err error) {
 	for after, more := "", true; more; {
-		page, err := e.db.Children(context.Background(), e.room, parent, after, 2)
+		page, err := e.db.Children(context.Background(), e.room, parent, after, 2, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -43,9 +43,10 @@ func scanOp(row pgx.CollectableRow) (moveop.Op, error) {
 }
 
 // Children returns a page of a node's children in sibling order, from behind the cursor after (empty:
-// from the first). The error is a *wire.Error (bad_request) for a cursor that is not one of Children's,
+// from the first). Their own children are counted up to most of them (0: all), which is what a page next
+// to a very wide node costs. The error is a *wire.Error (bad_request) for a cursor that is not one of Children's,
 // and wire.ErrUnknownRoom. A node without children, or nobody has heard of, gives an empty page.
-func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit int) (wire.Page, error) {
+func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit, most int) (wire.Page, error) {
 	var afterKey pgtype.Text
 	var afterNode pgtype.UUID
 	if after != "" {
@@ -63,8 +64,9 @@ func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, a
 	rows, _ := db.pool.Query(ctx, `
 		select r.head, r.epoch::text, c.node, c.parent, c.order_key, c.children, c.props, 0::bigint, 0::bigint
 		  from canopy.rooms r
-		  left join lateral canopy.children(r.room_id, $2, $3, $4, $5) as c on true
-		 where r.name = $1`, room, parent.String(), afterKey, afterNode, limit+1)
+		  left join lateral canopy.children(r.room_id, $2, $3, $4, $5, $6) as c on true
+		 where r.name = $1`, room, parent.String(), afterKey, afterNode, limit+1,
+		pgtype.Int8{Int64: int64(most), Valid: most > 0})
 	return collectPage(rows, limit, func(last wire.Node, _ position) string {
 		return base64.RawURLEncoding.EncodeToString(append(last.ID[:], last.OrderKey...))
 	})

@@ -96,19 +96,25 @@ func TestChildrenPages(t *testing.T) {
 	room := plant(t, db)
 	for limit := 1; limit <= 3; limit++ {
 		got, _ := collect(t, func(after string) (wire.Page, error) {
-			return db.Children(t.Context(), room, node("b"), after, limit)
+			return db.Children(t.Context(), room, node("b"), after, limit, 0)
 		})
 		if want := []string{"ba", "bb"}; !slices.Equal(got, want) {
 			t.Errorf("%d a page: got %v, want %v", limit, got, want)
 		}
 	}
-	page, err := db.Children(t.Context(), room, moveop.Root, "", 10)
+	page, err := db.Children(t.Context(), room, moveop.Root, "", 10, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := page.Nodes[0]
 	if a.Children != 2 || len(a.Props) != 1 || string(a.Props["title"]) != `"A"` || page.Seq != 13 || page.Epoch != epoch {
 		t.Errorf("got %+v of page %+v", a, page)
+	}
+	for most, want := range map[int]int64{1: 1, 2: 2, 3: 2} {
+		page, err := db.Children(t.Context(), room, moveop.Root, "", 10, most)
+		if err != nil || page.Nodes[0].Children != want {
+			t.Errorf("counted up to %d: %d children, %v", most, page.Nodes[0].Children, err)
+		}
 	}
 }
 
@@ -118,7 +124,7 @@ func TestBadCursors(t *testing.T) {
 	room := plant(t, db)
 	for _, cursor := range []string{"x", "0.1", "1.0", "1.-1", "1.1x", "99999999999999999999.1", "!", "AAAA", "AAAAAAAAAAAAAAAAAAAAAAAh"} {
 		_, subtreeErr := db.Subtree(t.Context(), room, moveop.Root, 0, cursor, 1)
-		_, childrenErr := db.Children(t.Context(), room, moveop.Root, cursor, 1)
+		_, childrenErr := db.Children(t.Context(), room, moveop.Root, cursor, 1, 0)
 		for _, err := range []error{subtreeErr, childrenErr} {
 			if refused, ok := errors.AsType[*wire.Error](err); !ok || refused.Code != wire.CodeBadRequest {
 				t.Errorf("cursor %q: got %v, want bad_request", cursor, err)

@@ -55,7 +55,7 @@ type Store interface {
 	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head. The error
 	// is a *wire.Error with CodeCompacted where after is below the room's MinSeq.
 	OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error)
-	Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit int) (wire.Page, error)
+	Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit, most int) (wire.Page, error)
 	// Subtree reads everything below node, at most depth levels down (0: all of them).
 	Subtree(ctx context.Context, room string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error)
 	Stats(ctx context.Context, room string) (wire.Stats, error)

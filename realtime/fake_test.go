@@ -180,15 +180,15 @@ func (f *fakeStore) OpsAfter(_ context.Context, name string, after int64, limit 
 }
 
 // Children knows only how the handlers call it: it answers with what it was asked for.
-func (f *fakeStore) Children(_ context.Context, name string, parent moveop.NodeID, after string, limit int) (wire.Page, error) {
-	return f.page(name, parent, after, limit, 0)
+func (f *fakeStore) Children(_ context.Context, name string, parent moveop.NodeID, after string, limit, most int) (wire.Page, error) {
+	return f.page(name, parent, after, map[string]any{"limit": limit, "count": most})
 }
 
 func (f *fakeStore) Subtree(_ context.Context, name string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error) {
-	return f.page(name, node, after, limit, depth)
+	return f.page(name, node, after, map[string]any{"limit": limit, "depth": depth})
 }
 
-func (f *fakeStore) page(name string, parent moveop.NodeID, after string, limit, depth int) (wire.Page, error) {
+func (f *fakeStore) page(name string, parent moveop.NodeID, after string, others map[string]any) (wire.Page, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r, err := f.room(name)
@@ -198,7 +198,8 @@ func (f *fakeStore) page(name string, parent moveop.NodeID, after string, limit,
 	if after == "garbage" {
 		return wire.Page{}, wire.NewError(wire.CodeBadRequest, "not a cursor")
 	}
-	asked, _ := json.Marshal(map[string]any{"after": after, "limit": limit, "depth": depth})
+	others["after"] = after
+	asked, _ := json.Marshal(others)
 	node := wire.Node{ID: parent, Parent: parent, OrderKey: "a0", Props: map[string]json.RawMessage{"asked": asked}}
 	return wire.Page{Nodes: []wire.Node{node}, Seq: r.Head, Epoch: r.Epoch}, nil
 }

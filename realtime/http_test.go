@@ -120,10 +120,11 @@ func TestPages(t *testing.T) {
 	s.seed("plan", 3)
 	id := moveBy(0x5eed, 1).Node
 	for path, want := range map[string]string{
-		"children": `{"after":"","depth":0,"limit":1000}`,
-		"children?parent=" + id.String() + "&limit=2":  `{"after":"","depth":0,"limit":2}`,
-		"children?after=x.y&limit=10000":               `{"after":"x.y","depth":0,"limit":10000}`,
-		"children?limit=10001":                         `{"after":"","depth":0,"limit":10000}`,
+		"children": `{"after":"","count":0,"limit":1000}`,
+		"children?parent=" + id.String() + "&limit=2":  `{"after":"","count":0,"limit":2}`,
+		"children?after=x.y&limit=10000":               `{"after":"x.y","count":0,"limit":10000}`,
+		"children?limit=10001":                         `{"after":"","count":0,"limit":10000}`,
+		"children?count=1&limit=3":                     `{"after":"","count":1,"limit":3}`,
 		"subtree?node=" + id.String() + "&depth=3":     `{"after":"","depth":3,"limit":1000}`,
 		"subtree?depth=9223372036854775807&after=1%2F": `{"after":"1/","depth":2147483647,"limit":1000}`,
 	} {
@@ -154,6 +155,7 @@ func TestBadRequests(t *testing.T) {
 		"/v1/rooms/plan/children?after=garbage": 400,
 		"/v1/rooms/plan/children?limit=0":       400,
 		"/v1/rooms/plan/children?limit=x":       400,
+		"/v1/rooms/plan/children?count=0":       400,
 		"/v1/rooms/plan/children?limit=%zz":     400,
 		"/v1/rooms/plan/subtree?depth=0":        400,
 		"/v1/rooms/plan/subtree?node=1":         400,

@@ -41,10 +41,11 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, room string) {
 func (s *Server) getChildren(w http.ResponseWriter, r *http.Request, room string) {
 	s.getPage(w, r, room, func(ctx context.Context, q query) (wire.Page, error) {
 		parent, after, limit := q.node("parent"), q.Get("after"), q.limit(wire.MaxNodes)
+		most := q.number("count", 0, 1)
 		if q.err != nil {
 			return wire.Page{}, q.err
 		}
-		return s.cfg.Store.Children(ctx, room, parent, after, limit)
+		return s.cfg.Store.Children(ctx, room, parent, after, limit, int(min(most, 1<<31-1)))
 	})
 }
 

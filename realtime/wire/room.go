@@ -66,8 +66,8 @@ type Node struct {
 	ID       moveop.NodeID              `json:"id"`
 	Parent   moveop.NodeID              `json:"parent"`
 	OrderKey string                     `json:"order_key"`
-	Children int64                      `json:"children"`
-	Props    map[string]json.RawMessage `json:"props"` // cleared ones are left out
+	Children int64                      `json:"children"` // exact, but where a request asks to count up to so many
+	Props    map[string]json.RawMessage `json:"props"`    // cleared ones are left out
 }
 
 // Page is one page of nodes, all read at the same (Epoch, Seq).

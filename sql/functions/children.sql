@@ -1,15 +1,17 @@
 -- children: a page of a node's children in sibling order (order_key, node), with what a reader shows of
 -- each: how many children it has, and its properties that are not cleared.
--- Arguments: room, parent, the (order_key, node) to go on behind (null: from the first), page size.
--- Result: one row a child. Cost: O(page). Locks, errors: none; the caller has resolved the room.
+-- Arguments: room, parent, the (order_key, node) to go on behind (null: from the first), page size, and up
+-- to how many children of each child are counted (null: all).
+-- Result: one row a child. Cost: O(page and what is counted). Locks, errors: none; the caller has
+-- resolved the room.
 create function canopy.children(
-  p_room_id bigint, p_parent uuid, p_after_key text, p_after_node uuid, p_limit bigint)
+  p_room_id bigint, p_parent uuid, p_after_key text, p_after_node uuid, p_limit bigint, p_most bigint)
 returns table (node uuid, parent uuid, order_key text, children bigint, props json)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select n.node, n.parent, n.order_key,
-         canopy.count_children(p_room_id, n.node), canopy.props(p_room_id, n.node)
+         canopy.count_children(p_room_id, n.node, p_most), canopy.props(p_room_id, n.node)
     from canopy.nodes n
    where n.room_id = p_room_id
      and n.parent = p_parent

@@ -1,11 +1,14 @@
--- count_children: how many children a node has now. Cost: O(children), from one index.
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
-create function canopy.count_children(p_room_id bigint, p_node uuid)
+-- count_children: how many children a node has now, counted up to p_most of them (null: all).
+-- Cost: O(children counted), from one index. Locks, errors: none. Its names are schema-qualified.
+create function canopy.count_children(p_room_id bigint, p_node uuid, p_most bigint)
 returns bigint
 language sql stable
 as $$
   select count(*)
-    from canopy.nodes c
-   where c.room_id = p_room_id
-     and c.parent = p_node
+    from (
+      select
+        from canopy.nodes c
+       where c.room_id = p_room_id
+         and c.parent = p_node
+       limit p_most) as counted
 $$;

@@ -37,7 +37,7 @@ begin
 
     v_skip := case when v_level = p_after_level then p_after_place else 0 end;
     return query
-      select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node),
+      select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node, null),
              canopy.props(p_room_id, n.node), v_level, v_skip + page.place
         from unnest(v_nodes[v_skip + 1 : v_skip + v_left]) with ordinality as page(node, place)
        cross join lateral (
