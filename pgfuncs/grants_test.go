@@ -168,7 +168,7 @@ func forbid(t *testing.T, db database) {
 		`update canopy.installed_functions set fingerprint = ''`,
 		`insert into canopy.granted_roles values (current_user, 'tokens')`,
 		`select canopy.set_restore_on('garden', 'never')`,
-		`select canopy.mark_named(1, array[]::uuid[])`,
+		`select canopy.place(1, null, true)`,
 		`create table canopy.mine ()`,
 		`create or replace function canopy.apply() returns int language sql as 'select 1'`,
 		`alter function canopy.apply security invoker`,

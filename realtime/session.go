@@ -311,9 +311,11 @@ func (s *session) pull(ctx context.Context, pull wire.Pull) {
 		s.refuse(wire.NewError(wire.CodeBadRequest, "after is negative"))
 		return
 	}
-	if err := s.hub.reach(ctx, pull.After); err != nil {
-		s.refuse(wire.AsError(err))
-		return
+	if pull.After > s.hub.seq() {
+		if _, err := s.hub.refresh(ctx); err != nil {
+			s.refuse(wire.AsError(err))
+			return
+		}
 	}
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()

@@ -51,7 +51,10 @@ begin
       if v_room.purged > 0 then
         perform canopy.check_purged(v_room, array[v_op]);
       end if;
-      v_delta := canopy.log_op(v_room, v_op);
+      v_delta := case v_op.kind
+        when 1 then canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move)
+        else canopy.set_value(v_room.room_id, v_op)
+      end;
       v_room := canopy.account_op(v_room, v_op, coalesce(v_delta, 0));
       if v_op.known < v_room.last_delete_seq then
         v_room := canopy.correct(v_before, v_room, array[v_op]);

@@ -48,7 +48,6 @@ begin
   select l.delta, l.rest into v_delta, v_rest
     from canopy.apply_leaf_moves(p_room.room_id, p_room.newest_move, v_ops) as l;
   v_delta := v_delta # canopy.apply_sets(p_room.room_id, v_ops);
-  perform canopy.mark_named(p_room.room_id, array(select o.parent from unnest(v_ops) as o where o.kind = 1));
   foreach v_op in array v_rest loop -- in timestamp order: later ones cannot flip it
     v_change := canopy.place(p_room.room_id, v_op, v_op.ts > p_room.newest_move);
     if v_change is null then

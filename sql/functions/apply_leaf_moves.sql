@@ -24,16 +24,14 @@ begin
   ), classified as materialized (
     select b as op,
            cur as cur,
-           named.node is null
+           named.seq is null
              and (naming.node is null or (b.ts > p_newest and b.ts < naming.first_ts)) as leaf
       from batch b
       left join naming on naming.node = b.node
       left join lateral (
         select n.* from canopy.nodes n where n.room_id = p_room_id and n.node = b.node limit 1
       ) as cur on true
-      left join lateral (
-        select p.node from canopy.parents p where p.room_id = p_room_id and p.node = b.node limit 1
-      ) as named on true
+      left join lateral canopy.naming_move(p_room_id, b.node) as named on true
   ), winner as materialized (
     select distinct on ((c.op).node) c.op, c.cur
       from classified c

@@ -36,7 +36,6 @@ begin
       from gone_moves h
   )
   select array_agg(g.op), bit_xor(g.state) into v_gone, v_state from gone g;
-  delete from canopy.parents p where p.room_id = p_room.room_id and p.node = any(p_nodes);
   insert into canopy.purged (room_id, node) select p_room.room_id, u.node from unnest(p_nodes) as u(node);
 
   perform canopy.uncount_buckets(p_room.room_id, v_gone);

@@ -23,7 +23,7 @@ begin
      where u.ts <= p_to
        and m.effective
        and m.parent <> '00000000-0000-0000-0000-000000000002'
-       and exists (select 1 from canopy.parents p where p.room_id = p_room_id and p.node = m.node)
+       and exists (select from canopy.naming_move(p_room_id, m.node))
      order by u.ts
   loop
     with recursive up(x) as (

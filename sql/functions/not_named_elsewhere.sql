@@ -1,7 +1,7 @@
 -- not_named_elsewhere: those subtrees of which no move in history, of a node outside, names a node as
 -- parent: such a move could be in force again, or be where a correction puts its node back to.
 -- Arguments: room; nodes; of each, by position, the top of its subtree. Result: the nodes of those subtrees.
--- Cost: O(history of the room). Locks, errors: none. Idempotent: reads only.
+-- Cost: O(nodes + moves that name them as parent). Locks, errors: none. Idempotent: reads only.
 create function canopy.not_named_elsewhere(p_room_id bigint, p_nodes uuid[], p_tops uuid[])
 returns uuid[]
 language plpgsql stable

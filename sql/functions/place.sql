@@ -1,8 +1,7 @@
--- place: logs one move and what follows from it. A node that no move ever named as parent cannot be
+-- place: logs one move and what follows from it. A node that no move in the log names as parent cannot be
 -- anybody's ancestor: its move is effective, and flips no other, however late it is. Otherwise a walk up
 -- from the parent decides; and only where the move is not newer than all others can it flip any.
--- Arguments: room; the move, whose parent is marked as named (see mark_named); whether it is newer than
--- every logged move.
+-- Arguments: room; the move; whether it is newer than every logged move.
 -- Result: the change of the state digest; null where the move is not effective, so that nothing changes.
 -- Cost: O(depth) in order, otherwise see settle.
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent.
@@ -12,8 +11,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_leaf  boolean := not exists (
-    select from canopy.parents where room_id = p_room_id and node = p_op.node);
+  v_leaf  boolean := p_op.node <> p_op.parent
+                     and not exists (select from canopy.naming_move(p_room_id, p_op.node));
   v_delta bigint;
   v_queue uuid[];
 begin

@@ -5,7 +5,7 @@
 -- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to go on behind, null at
 -- first; the number of deleted nodes to look at, and of nodes to remove. A subtree of more stays.
 -- Result: where to go on; how many nodes were removed; whether all of Trash was looked at.
--- Locks: the room's row, for O(p_limit + history). Errors: CN404 no such room; 22023 p_limit is not
+-- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent). Errors: CN404 no such room; 22023 p_limit is not
 -- positive; CN501 not READ COMMITTED. Idempotent.
 create function canopy.purge(
   p_room text, p_before uuid, p_after_key text, p_after_node uuid, p_limit bigint,

@@ -103,7 +103,7 @@ func (d *database) exec(ctx context.Context, sql string, args ...any) error {
 // settle brings statistics and disk to a state of rest after much was written. Not everybody may
 // order a checkpoint: without one, figures are only noisier.
 func (d *database) settle(ctx context.Context) error {
-	for _, table := range []string{"canopy.nodes", "canopy.history", "canopy.parents", "canopy.rooms", "canopy_bench.nodes"} {
+	for _, table := range []string{"canopy.nodes", "canopy.history", "canopy.rooms", "canopy_bench.nodes"} {
 		if err := d.exec(ctx, `vacuum analyze `+table); err != nil {
 			return err
 		}
