@@ -119,6 +119,12 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 	}
 }
 
+// Follow does nothing: everybody hears everything.
+func (t *Transport) Follow(string) (unfollow func()) { return func() {} }
+
+// CarriesOps reports false: whoever may connect to the database may notify.
+func (t *Transport) CarriesOps() bool { return false }
+
 // keepBeating notifies ourselves, now and then and when asked to. Where that fails the silence tells.
 func (t *Transport) keepBeating(ctx context.Context) {
 	heartbeat := time.NewTicker(t.cfg.Heartbeat)

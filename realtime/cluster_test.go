@@ -403,7 +403,7 @@ func TestSendFails(t *testing.T) {
 func TestPresenceElsewhereIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const limit, people, seconds = 16 << 10, 50, 4
+		const limit, people, seconds = 16 << 10, 50, 2
 		bus, servers, _ := setupCluster(t, 2, func(cfg *realtime.Config) {
 			cfg.Limits.TransportPresence = limit
 			cfg.Timing.HintedPoll, cfg.Timing.Head = time.Hour, time.Hour
@@ -418,12 +418,12 @@ func TestPresenceElsewhereIsBounded(t *testing.T) {
 			movers = append(movers, m)
 		}
 		settle()
-		before, pad := bus.bytes(), strings.Repeat("x", 1000)
+		before, pad := bus.bytes(), strings.Repeat("x", 400)
 		for tick := range seconds * 20 {
 			for _, m := range movers {
 				m.send(wire.Presence{State: json.RawMessage(fmt.Sprintf(`"%d %s"`, tick, pad))})
 			}
-			if tick == 50 {
+			if tick == 20 {
 				author.send(wire.Push{ID: "p", Ops: []moveop.Op{author.move()}})
 				time.Sleep(6 * time.Millisecond)
 				synctest.Wait()
@@ -470,9 +470,8 @@ func TestRosterIsBounded(t *testing.T) {
 		_, servers, _ := setupCluster(t, 2, func(cfg *realtime.Config) { cfg.Limits.RosterBytes = 1000 })
 		for i := range 30 {
 			servers[0].watch("plan", moveop.ReplicaID(0x10+i))
-			time.Sleep(time.Millisecond)
+			settle() // each comes at another time
 		}
-		settle()
 		b := servers[1].watch("plan", 0xb)
 		settle()
 		if here := b.here(); !strings.HasPrefix(here, "b 10 11 12 13") || len(strings.Fields(here)) > 12 {

@@ -144,8 +144,8 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 	}
 	h.commits(applied.Head)
 	h.srv.tracing.committed(ctx, h)
-	signal(h.dirty)
 	h.tell(applied.Head)
+	signal(h.dirty) // after which the ops are told that wait to be read
 	return applied, nil
 }
 

@@ -4,7 +4,8 @@
 // # Invariants
 //
 //   - Only the committed log feeds sockets. What a socket is sent comes from Store.OpsAfter (or from
-//     the tail of it that the room's hub keeps in memory), never from a push.
+//     the tail of it that the room's hub keeps in memory, and to which other processes may add what they
+//     read there: see Transport), never from a push.
 //   - A socket is sent contiguous ranges of seq. Its place is one number, the cursor; a socket that
 //     lags keeps its place and is caught up from the log. There is no queue of ops per socket.
 //   - Nothing is acknowledged before it is committed.

@@ -21,6 +21,7 @@ type elsewhere struct {
 
 	// What is to be said.
 	head     int64 // zero: nothing new
+	spread   int64 // the newest seq that others know, or were told
 	beats    bool  // a sign of life
 	lists    bool  // the list of members
 	whole    bool  // and presence from the beginning
@@ -143,10 +144,53 @@ func (h *hub) say() (l letter, ok bool) {
 	if a.speaks {
 		l.Presence = h.speak()
 	}
+	if a.head > 0 {
+		h.sayOps(&l)
+		a.spread = max(a.spread, a.head)
+	}
 	l.Version, l.Whole = a.version, a.whole
 	ok = a.head > 0 || !alone && (a.beats || a.lists || len(l.Presence)+len(a.probes)+len(a.alive) > 0)
 	a.head, a.beats, a.lists, a.whole, a.probes, a.alive = 0, false, false, false, nil, nil
 	return l, ok
+}
+
+// sayOps puts the ops that are news into a letter, if they are few and at hand. The caller holds mu.
+func (h *hub) sayOps(l *letter) {
+	if !h.srv.cluster.carriesOps() || h.relayed < l.Head || h.away.spread < h.minSeq {
+		return
+	}
+	var ops []moveop.Op
+	for seq, size := h.away.spread, 0; seq < h.relayed; seq = ops[len(ops)-1].Seq {
+		f := h.tail.after(seq)
+		if f == nil {
+			return
+		}
+		if size += f.bytes; size > opsBytes {
+			return
+		}
+		ops = append(ops, f.ops...)
+	}
+	if len(ops) > 0 {
+		l.Epoch, l.After, l.Ops = h.epoch, h.away.spread, moveop.AppendOps(nil, ops)
+		l.Head = h.relayed
+	}
+}
+
+// takeOps takes ops that another process has read from the log into the tail. Whatever does not fit to
+// what is known here is left alone: then it takes a look at the log.
+func (h *hub) takeOps(l *letter) {
+	if len(l.Ops) == 0 || !h.srv.cluster.carriesOps() || h.sleeping.Load() {
+		return
+	}
+	ops, err := moveop.DecodeOps(l.Ops)
+	if err != nil || len(ops) == 0 || !contiguous(ops, l.After) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.exists && l.Epoch == h.epoch && ops[len(ops)-1].Seq > h.relayed {
+		h.srv.metrics.transportOps.Add(float64(h.take(ops)))
+	}
 }
 
 // roster lists the members, as many as go into a letter, those who are longest here first. The caller
@@ -199,10 +243,12 @@ func (h *hub) speak() map[moveop.ReplicaID]json.RawMessage {
 // listen takes in what another process says in the room.
 func (h *hub) listen(ctx context.Context, l *letter) {
 	if l.Head > 0 {
+		h.takeOps(l)
 		h.hint(l.Head)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.away.spread = max(h.away.spread, min(l.Head, h.committed))
 	h.takeRoster(ctx, l)
 	for _, r := range l.Alive {
 		if c := h.away.contests[r]; c != nil && c.process == l.From {

@@ -40,12 +40,14 @@ type hub struct {
 	quit  chan struct{}      // closed when there have been none for long enough
 	abort context.CancelFunc // fails what the store is doing; set by start, guarded by loading
 
-	loading sync.Mutex
-	loaded  bool // guarded by loading
+	loading  sync.Mutex
+	loaded   bool   // guarded by loading
+	unfollow func() // what other processes say; set by load
 
 	mu        sync.Mutex // guards what follows, and every session's place
 	exists    bool
 	epoch     string
+	history   int // counts the times that another one was adopted
 	minSeq    int64
 	committed int64 // the newest seq known to be in the log
 	told      int64 // the newest seq that the other processes were told of
@@ -106,13 +108,14 @@ func (h *hub) load(ctx context.Context) error {
 	h.mu.Lock()
 	if h.exists = err == nil; h.exists {
 		h.epoch, h.minSeq = room.Epoch, room.MinSeq
-		h.committed, h.relayed = room.Head, room.Head
+		h.committed, h.relayed, h.away.spread = room.Head, room.Head, room.Head
 	} else {
 		h.epoch = uuid.NewString()
 	}
 	h.lastSent = time.Now()
 	h.mu.Unlock()
 	h.loaded = true
+	h.unfollow = h.srv.cluster.follow(h.room)
 	h.askAround()
 	h.start(ctx)
 	return nil
@@ -134,6 +137,9 @@ func (h *hub) start(ctx context.Context) {
 func (h *hub) end() {
 	close(h.quit)
 	h.cancel()
+	if h.unfollow != nil {
+		h.unfollow()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.away.version != 0 {
@@ -218,12 +224,23 @@ func (h *hub) hint(head int64) {
 	}
 }
 
-// tell tells the other processes of a commit.
+// tell tells the other processes of a commit; with its ops, if they take them, when these have been read.
 func (h *hub) tell(head int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if head > h.told {
 		h.told, h.away.head = head, head
+		if h.relayed >= head || !h.srv.cluster.carriesOps() {
+			h.srv.cluster.add(h)
+		}
+	}
+}
+
+// tellOps tells what waited for the ops to be read, whether they were or not.
+func (h *hub) tellOps() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away.head > 0 {
 		h.srv.cluster.add(h)
 	}
 }
@@ -232,8 +249,10 @@ func (h *hub) tell(head int64) {
 func (h *hub) relay(ctx context.Context) {
 	ctx, end := h.srv.tracing.relay(ctx, h)
 	defer end()
+	defer h.tellOps()
 	for {
-		after, limit := h.seq(), h.chunk.n
+		after, history := h.position()
+		limit := h.chunk.n
 		ops, err := h.readOps(ctx, after, limit)
 		if compacted(err) && h.skip(ctx, after) {
 			continue
@@ -249,7 +268,7 @@ func (h *hub) relay(ctx context.Context) {
 			return
 		}
 		h.chunk.adapt(ops)
-		h.extend(after, ops)
+		h.extend(history, ops)
 		if len(ops) < limit {
 			return
 		}
@@ -286,16 +305,33 @@ func (h *hub) readOps(ctx context.Context, after int64, limit int) ([]moveop.Op,
 	return h.srv.cfg.Store.OpsAfter(ctx, h.room, after, limit)
 }
 
-func (h *hub) extend(after int64, ops []moveop.Op) {
-	if len(ops) == 0 {
-		return
-	}
+// position is up to where a history was relayed, and which one that is.
+func (h *hub) position() (seq int64, history int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.relayed != after {
-		return // another history was adopted in between
+	return h.relayed, h.history
+}
+
+// extend takes ops that were read of a history into the tail, unless another one was adopted in between.
+func (h *hub) extend(history int, ops []moveop.Op) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.history == history {
+		h.take(ops)
 	}
-	h.srv.metrics.relayed.Add(float64(len(ops)))
+}
+
+// take puts those ops into the tail that come right after what is there, and returns how many these are.
+// Others may have come meanwhile, from another process. The caller holds mu.
+func (h *hub) take(ops []moveop.Op) (taken int) {
+	for len(ops) > 0 && ops[0].Seq <= h.relayed {
+		ops = ops[1:]
+	}
+	if len(ops) == 0 || ops[0].Seq != h.relayed+1 {
+		return 0
+	}
+	taken = len(ops)
+	h.srv.metrics.relayed.Add(float64(taken))
 	for len(ops) > 0 {
 		var f *opsFrame
 		f, ops = takeFrame(ops, h.srv.cfg.Limits.MaxFrame)
@@ -306,6 +342,7 @@ func (h *hub) extend(after int64, ops []moveop.Op) {
 	h.committed = max(h.committed, h.relayed)
 	h.lastSent = time.Now()
 	h.wakeAll()
+	return taken
 }
 
 // poll looks at the room's row, which is how other processes' commits and a replaced history are
@@ -366,7 +403,9 @@ func (h *hub) adopt(room wire.Room, before int64) {
 		return
 	}
 	h.log.Warn("the room's history was replaced", "epoch", room.Epoch, "head", room.Head)
+	h.history++
 	h.epoch, h.committed, h.relayed, h.told = room.Epoch, room.Head, room.Head, room.Head
+	h.away.spread = room.Head
 	h.tail.clear()
 	for s := range h.members {
 		h.unsync(s, wire.ResyncEpoch)

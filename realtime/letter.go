@@ -15,6 +15,11 @@ type letter struct {
 	Bye  bool     `json:"bye,omitempty"`
 
 	Head int64 `json:"head,omitempty"` // the room's log has reached it
+	// Ops, in their canonical form, are those right after seq After of the history Epoch, as the process
+	// has read them from the log.
+	Epoch string `json:"epoch,omitempty"`
+	After int64  `json:"after,omitempty"`
+	Ops   []byte `json:"ops,omitempty"`
 
 	// Version is of the list of members that the process last told; zero: it has none. Who knows
 	// another one asks.

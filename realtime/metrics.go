@@ -38,7 +38,7 @@ type metrics struct {
 	purged      prometheus.Counter
 	compacted   prometheus.Gauge
 
-	transportSent, transportHeard, transportFails prometheus.Counter
+	transportSent, transportHeard, transportFails, transportOps prometheus.Counter
 }
 
 // registration makes metrics and registers them; it keeps the first error.
@@ -109,6 +109,7 @@ func registerMetrics(registry prometheus.Registerer) (*metrics, error) {
 
 		transportSent:  r.counter("transport_sent_bytes_total", "Bytes told other processes."),
 		transportHeard: r.counter("transport_heard_bytes_total", "Bytes heard from other processes, about rooms in use here."),
+		transportOps:   r.counter("transport_ops_total", "Operations heard from other processes, which need not be read from the log."),
 		transportFails: r.counter("transport_failures_total", "Batches for other processes that could not be sent; they are sent again."),
 	}
 	return m, r.err

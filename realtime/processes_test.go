@@ -4,15 +4,19 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
 	"github.com/canopysync/canopy/realtime"
+	"github.com/canopysync/canopy/realtime/nats"
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
@@ -37,8 +41,8 @@ func (l liveTransport) Listen(ctx context.Context, hear func(string, []byte), li
 }
 
 // startProcess starts a server that hears of others' commits through its transport alone, for as long as
-// that works.
-func startProcess(t *testing.T, url string) *process {
+// that works: Postgres, or NATS where there is an address.
+func startProcess(t *testing.T, url string, natsAddress ...string) *process {
 	t.Helper()
 	db, err := pgfuncs.Open(t.Context(), url)
 	if err != nil {
@@ -50,7 +54,15 @@ func startProcess(t *testing.T, url string) *process {
 		t.Fatal(err)
 	}
 	live := make(chan bool, 100)
-	transport := db.Transport(pgfuncs.TransportConfig{RetryMin: time.Millisecond})
+	var transport realtime.Transport = db.Transport(pgfuncs.TransportConfig{RetryMin: time.Millisecond})
+	for _, address := range natsAddress {
+		overNATS, err := nats.Open(nats.Config{URL: address})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(overNATS.Close)
+		transport = overNATS
+	}
 	s := startWith(t, db, l, (&net.Dialer{}).DialContext, fast, func(cfg *realtime.Config) {
 		cfg.Transport = liveTransport{transport, live}
 		cfg.Timing.HintedPoll, cfg.Timing.Head = time.Hour, time.Hour
@@ -151,6 +163,93 @@ func TestPeopleAtThreeProcesses(t *testing.T) {
 	processes[1].kill()
 	all = []*watcher{a, c, processes[2].watch("plan", 0xb)}
 	everybody("a b c", "a4 c2")
+}
+
+// The same over NATS, whose server is away for a while.
+func TestThreeProcessesOnNATS(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	address, stop := startNATS(t, server.RANDOM_PORT)
+	var processes []*process
+	var authors []*author
+	var people []*watcher
+	for i := range 3 {
+		p := startProcess(t, url, address)
+		a := newAuthor(p.service, "plan", moveop.ReplicaID(i+1), wire.JSON)
+		if i == 0 {
+			a.pushOps("first", a.put(node(0), moveop.Root))
+		}
+		processes, authors = append(processes, p), append(authors, a)
+		people = append(people, p.watch("talk", moveop.ReplicaID(0xa+i)))
+	}
+	r := &rounds{t: t, head: 1}
+	r.play(authors...)
+	for i, w := range people {
+		w.show(fmt.Sprint(i))
+	}
+	for _, w := range people {
+		w.awaitHere("a b c")
+		w.awaitShown("a0 b1 c2")
+	}
+	if got := processes[0].metric("canopy_realtime_transport_ops_total"); got == "0" {
+		t.Error("no ops went along")
+	}
+
+	stop()
+	r.play(authors...)
+	for _, p := range processes {
+		p.expectLive(false)
+	}
+	r.play(authors...)
+	people[0].show("3")
+	people = append(people, processes[1].watch("talk", 0xd))
+	startNATS(t, portOf(t, address))
+	r.play(authors...)
+	for _, p := range processes {
+		p.expectLive(true)
+	}
+	r.play(authors...)
+	for _, w := range people {
+		w.awaitHere("a b c d")
+		w.awaitShown("a3 b1 c2")
+	}
+	again := processes[2].watch("talk", 0xa)
+	again.awaitEnd()
+	again.expectInUse()
+	for _, a := range authors {
+		if !sameOps(a.log, authors[0].log) {
+			t.Errorf("replica %s got another log", a.replica)
+		}
+	}
+}
+
+// startNATS runs a NATS server until the test ends, or stop is called.
+func startNATS(t *testing.T, port int) (address string, stop func()) {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	stop = func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+	t.Cleanup(stop)
+	return s.ClientURL(), stop
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	_, text, err := net.SplitHostPort(strings.TrimPrefix(address, "nats://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 // terminateListeners ends the connections that listen, and returns how many there were.

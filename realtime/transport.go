@@ -13,8 +13,8 @@ import (
 )
 
 // Transport carries messages between the processes that serve one database. What it loses, doubles or
-// makes up costs latency, or shows people who are not there; never an operation: the log is the truth.
-// pgfuncs.Transport is one over Postgres.
+// delays costs latency, or shows people who are not there; never an operation: the log is the truth.
+// pgfuncs.Transport is one over Postgres, and package nats has one over NATS.
 type Transport interface {
 	// Send passes on what is said in some rooms, and under the name "" to all processes whatever rooms
 	// they use. After an error nobody may have got it, or somebody.
@@ -23,6 +23,11 @@ type Transport interface {
 	// with true when messages begin to come through (those from before may have been lost) and with
 	// false when they no longer do. It calls both from one goroutine, and they do not keep data.
 	Listen(ctx context.Context, hear func(room string, data []byte), live func(bool))
+	// Follow has what is said in a room come in, until unfollow is called, once. They do not block.
+	Follow(room string) (unfollow func())
+	// CarriesOps reports whether committed ops may go along, to spare other processes reading them from
+	// the log: only where nobody can send who may not write to the log.
+	CarriesOps() bool
 }
 
 // cluster is the server's side of its transport: it knows which other processes there are, sends what
@@ -50,6 +55,7 @@ type cluster struct {
 
 // What one process may cost another.
 const (
+	opsBytes     = 32 << 10 // of ops in a letter; more are read from the log
 	maxProcesses = 256
 	maxAsked     = 10_000    // rooms asked about and not answered yet
 	askedAtOnce  = 500       // rooms in one letter
@@ -237,6 +243,17 @@ func (c *cluster) gatherOwn() map[string][]byte {
 	}
 	return batch
 }
+
+// follow has what is said in a room come in.
+func (c *cluster) follow(room string) (unfollow func()) {
+	if c.transport == nil {
+		return func() {}
+	}
+	return c.transport.Follow(room)
+}
+
+// carriesOps reports whether letters hold ops.
+func (c *cluster) carriesOps() bool { return c.transport != nil && c.transport.CarriesOps() }
 
 // add has a hub say what it has to say.
 func (c *cluster) add(h *hub) {

@@ -2,6 +2,7 @@ package realtime_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +22,7 @@ type bus struct {
 	stops map[*stop]struct{}
 	sent  int   // bytes
 	err   error // of every Send
+	ops   bool  // may go along
 }
 
 // stop is one server's transport.
@@ -28,7 +30,9 @@ type stop struct {
 	bus  *bus
 	mail chan map[string][]byte
 	live chan bool
-	cut  bool // guarded by bus.mu
+
+	cut      bool           // guarded by bus.mu
+	followed map[string]int // the same
 }
 
 func newBus() *bus { return &bus{stops: map[*stop]struct{}{}} }
@@ -36,7 +40,7 @@ func newBus() *bus { return &bus{stops: map[*stop]struct{}{}} }
 func (b *bus) stop() *stop {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &stop{bus: b, mail: make(chan map[string][]byte, 1000), live: make(chan bool, 10)}
+	s := &stop{bus: b, mail: make(chan map[string][]byte, 1000), live: make(chan bool, 10), followed: map[string]int{"": 1}}
 	b.stops[s] = struct{}{}
 	s.live <- true
 	return s
@@ -56,10 +60,41 @@ func (s *stop) Send(_ context.Context, batch map[string][]byte) error {
 	}
 	for other := range s.bus.stops {
 		if !other.cut {
-			other.mail <- batch
+			other.deliver(batch)
 		}
 	}
 	return nil
+}
+
+// deliver hands over what is followed. The caller holds bus.mu.
+func (s *stop) deliver(batch map[string][]byte) {
+	mine := map[string][]byte{}
+	for room, data := range batch {
+		if s.followed[room] > 0 {
+			mine[room] = data
+		}
+	}
+	s.mail <- mine
+}
+
+func (s *stop) Follow(room string) (unfollow func()) {
+	s.follow(room, 1)
+	return func() { s.follow(room, -1) }
+}
+
+func (s *stop) follow(room string, n int) {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	s.followed[room] += n
+	if s.followed[room] < 0 {
+		panic("unfollowed twice")
+	}
+}
+
+func (s *stop) CarriesOps() bool {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	return s.bus.ops
 }
 
 func (s *stop) Listen(ctx context.Context, hear func(string, []byte), live func(bool)) {
@@ -90,7 +125,7 @@ func (b *bus) say(room, letter string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range b.stops {
-		s.mail <- map[string][]byte{room: []byte(letter)}
+		s.deliver(map[string][]byte{room: []byte(letter)})
 	}
 }
 
@@ -98,6 +133,12 @@ func (b *bus) setErr(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
+}
+
+func (b *bus) carryOps() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ops = true
 }
 
 func (b *bus) bytes() int {
@@ -187,6 +228,93 @@ func TestHintsReplacePolling(t *testing.T) {
 		p.readTo(5)
 		if d := time.Since(begin); d > time.Minute {
 			t.Errorf("found after %v", d)
+		}
+	})
+}
+
+// Where ops go along they are read from the log once, by the process that committed them; larger ones by
+// each for itself.
+func TestOpsGoAlong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bus, servers, _ := setupCluster(t, 3, func(cfg *realtime.Config) {
+			cfg.Timing.HintedPoll, cfg.Timing.Head = time.Hour, time.Hour
+		})
+		bus.carryOps()
+		p := servers[0].join("plan", 0xa)
+		p.push(1)
+		readers := []*peer{servers[1].join("plan", 0xb), servers[2].join("plan", 0xc)}
+		for _, r := range readers {
+			r.readTo(1)
+		}
+		time.Sleep(2 * time.Second) // of the bubble's clock: the last short interval
+		before := p.pushAll(t, servers[0], readers, 10, 3)
+		if n := servers[0].reads() - before; n != 10 {
+			t.Errorf("%d reads for 10 small commits", n)
+		}
+		before = p.pushAll(t, servers[0], readers, 1, 200)
+		if n := servers[0].reads() - before; n < 3 {
+			t.Errorf("%d reads for a large commit", n)
+		}
+		p.pushAll(t, servers[0], readers, 5, 1)
+		for _, r := range readers {
+			if !sameOps(r.log, servers[0].stored("plan")) {
+				t.Error("another log")
+			}
+		}
+	})
+}
+
+// pushAll pushes and has everybody read it; it returns how often the store was read before.
+func (p *peer) pushAll(t *testing.T, s *service, readers []*peer, pushes, ops int) (before int) {
+	t.Helper()
+	before = s.reads()
+	for range pushes {
+		head := p.push(ops).Head
+		for _, r := range readers {
+			r.readTo(head)
+		}
+	}
+	return before
+}
+
+// Ops that do not fit to what is known are not taken: the log is read.
+func TestForeignOps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bus, servers, _ := setupCluster(t, 1, func(cfg *realtime.Config) {
+			cfg.Timing.HintedPoll, cfg.Timing.Head = time.Hour, time.Hour
+		})
+		bus.carryOps()
+		s := servers[0]
+		room := s.seed("plan", 3)
+		p := s.join("plan", 0xa)
+		p.readTo(3)
+		forged := moveBy(0xbad, 1)
+		say := func(epoch string, after int64, head int64, seqs ...int64) {
+			var ops []moveop.Op
+			for _, seq := range seqs {
+				op := forged
+				op.Seq = seq
+				ops = append(ops, op)
+			}
+			body := base64.StdEncoding.EncodeToString(moveop.AppendOps(nil, ops))
+			bus.say("plan", fmt.Sprintf(`{"from":"f","head":%d,"epoch":%q,"after":%d,"ops":%q}`, head, epoch, after, body))
+		}
+		say("00000000-0000-4000-8000-000000000009", 3, 4, 4) // of another history
+		say(room.Epoch, 4, 5, 5)                             // behind a gap
+		say(room.Epoch, 3, 5, 4, 6)                          // with a hole
+		say(room.Epoch, 2, 4, 4)                             // not what it says
+		say(room.Epoch, 0, 3, 1, 2, 3)                       // known
+		bus.say("plan", fmt.Sprintf(`{"from":"f","head":4,"epoch":%q,"after":3,"ops":"AAAA"}`, room.Epoch))
+		time.Sleep(time.Second)
+		s.commit("plan", 0xb, 1, 1)
+		bus.say("plan", hint(4))
+		p.readTo(4)
+		say(room.Epoch, 3, 5, 4, 5) // the part that is news is taken, for it cannot be told from the truth
+		p.readTo(5)
+		if !sameOps(p.log[:4], s.stored("plan")) || !p.log[4].SameBody(forged) {
+			t.Errorf("got %+v", p.log)
 		}
 	})
 }

@@ -22,6 +22,7 @@ var layers = map[string]int{
 	"bootstrap/format": 1,
 	"realtime":         2,
 	"realtime/auth":    3, // for cmd alone: the services have hooks
+	"realtime/nats":    3, // the same
 	"bootstrap":        2,
 	"client":           2,
 	"pgfuncs":          2,
@@ -41,6 +42,8 @@ var exclusive = map[string][]string{
 	"github.com/prometheus/client_golang":        {"realtime", "bootstrap"},
 	"github.com/leanovate/gopter":                {"proptest"},
 	"github.com/golang-jwt/jwt/v5":               {"realtime"},
+	"github.com/nats-io/nats.go":                 {"realtime"},
+	"github.com/nats-io/nats-server/v2":          {},
 	"github.com/alecthomas/kong":                 {},
 	"github.com/BurntSushi/toml":                 {},
 	"go.opentelemetry.io/otel/trace":             {"realtime"}, // the interface, without anything behind it

@@ -11,8 +11,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
 )
 
 // startRealtime starts `canopy serve realtime` on a free port and returns its URL when it is ready.
@@ -38,6 +41,41 @@ func TestARealtimeProcessIsKilled(t *testing.T) {
 		programs, urls = append(programs, p), append(urls, url)
 	}
 	playKilled(t, w, programs, urls)
+}
+
+// The same where they talk over NATS.
+func TestARealtimeProcessOnNATSIsKilled(t *testing.T) {
+	t.Parallel()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	w := setup(t)
+	var programs []*program
+	var urls []string
+	for range 3 {
+		p, url := startRealtime(t, w.database, "--hints=nats", "--nats-url", s.ClientURL())
+		programs, urls = append(programs, p), append(urls, url)
+	}
+	playKilled(t, w, programs, urls)
+}
+
+func TestNATSSettingsAreChecked(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	for _, flags := range [][]string{
+		{"--nats-url=nats://127.0.0.1:x"}, {"--nats-prefix=a.*"}, {"--nats-creds=/nowhere"}, {"--nats-ca=/nowhere"},
+	} {
+		args := append([]string{"serve", "realtime", "--insecure-no-auth", "--addr=127.0.0.1:0", "--hints=nats", "--database-url", database}, flags...)
+		if r := command(t.Context(), nil, nil, args...); r.code != exitUsage {
+			t.Errorf("%v: exit code %d: %s", flags, r.code, r.stderr)
+		}
+	}
 }
 
 // playKilled has people meet at three processes, and kills the first.

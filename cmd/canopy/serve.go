@@ -131,9 +131,9 @@ func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 type serveRealtimeCmd struct {
 	Addr         string        `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
 	AllowOrigin  []string      `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
-	Hints        string        `default:"postgres" enum:"postgres,none" envar:"CANOPY_HINTS" help:"How processes on one database tell each other of commits, of who is there and of presence: ${enum}. With none, and while they cannot hear each other, they poll every second, and each shows its own people only."`
 	CompactEvery time.Duration `default:"0s" envar:"CANOPY_COMPACT_EVERY" help:"Compact all rooms so often, as canopy compact --all does; of all processes on a database, one does at a time. Never by default."`
 	retentionFlag
+	transportFlags
 	limitFlags
 	serviceFlags
 }
@@ -149,9 +149,12 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 		}
 		cfg.Store, cfg.Compaction.Rooms = with.db, with.db
 		cfg.TracerProvider, cfg.Middleware = with.tracing.spans(), with.tracing.requests()
-		if c.Hints == "postgres" {
-			cfg.Transport = with.db.Transport(pgfuncs.TransportConfig{Logger: cfg.Logger})
+		transport, done, err := c.open(with.db, cfg.Logger)
+		if err != nil {
+			return err
 		}
+		defer done()
+		cfg.Transport = transport
 		with.gate.realtime(&cfg)
 		s, err := realtime.New(cfg)
 		if err != nil {

@@ -1,0 +1,226 @@
+// Package nats is a transport between realtime processes over NATS, for those whose Postgres has enough to
+// do without NOTIFY.
+//
+// What is said in a room is published under "PREFIX.room.NAME", with ':' for the dots of the name, and
+// reaches the processes that have the room in use; what is said to all under "PREFIX.all". Core NATS only:
+// nothing is stored, nothing is kept for later, and what is lost costs latency.
+//
+// Whoever may publish there can have sockets told of operations that are not in the log, which replicas
+// find when they next compare digests. So only the realtime processes of one database may publish or
+// subscribe under a prefix.
+//
+// A Transport is safe for concurrent use.
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Config is what Open needs. Only URL is required.
+type Config struct {
+	// URL is one or more servers ("nats://host:4222", "tls://…"), separated by commas; others of their
+	// cluster are found. It may hold user:password@ or token@.
+	URL string
+	// Credentials is a file with a user's JWT and seed, as nsc makes them.
+	Credentials string
+	// CA is a file with certificates that the server's is to be signed by; Cert and Key are files with
+	// our own, for servers that ask for one. Default to the system's, and none.
+	CA, Cert, Key string
+	// Prefix begins all subjects. Processes of another database need another one. Defaults to "canopy".
+	Prefix string
+	// Logger is told when the connection is lost and found. Defaults to none.
+	Logger *slog.Logger
+}
+
+// inboxMessages is how many messages may wait to be heard. They hold 32 KiB at most, but for lists of
+// members; beyond that they are lost, and Listen says so.
+const inboxMessages = 1024
+
+// The server is asked for a sign of life every pingInterval, and given up after two that it did not answer.
+const pingInterval = 5 * time.Second
+
+// Transport carries messages between realtime processes.
+type Transport struct {
+	cfg   Config
+	conn  *nats.Conn
+	inbox chan *nats.Msg
+	stir  chan struct{} // the connection is another than before, or messages were lost
+	up    atomic.Bool   // there is a connection, with all its subscriptions
+	lost  atomic.Bool   // some messages were
+}
+
+// Open connects to the server; where it is not there, attempts go on until Close. It fails for what no
+// server is needed to tell.
+func Open(cfg Config) (*Transport, error) {
+	if cfg.Prefix == "" {
+		cfg.Prefix = "canopy"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := checkPrefix(cfg.Prefix); err != nil {
+		return nil, err
+	}
+	t := &Transport{cfg: cfg, inbox: make(chan *nats.Msg, inboxMessages), stir: make(chan struct{}, 1)}
+	var err error
+	if t.conn, err = nats.Connect(cfg.URL, t.options()...); err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if _, err := t.conn.ChanSubscribe(t.subject(""), t.inbox); err != nil {
+		t.conn.Close()
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	return t, nil
+}
+
+// checkPrefix refuses what would be no subject, or more than one.
+func checkPrefix(prefix string) error {
+	for token := range strings.SplitSeq(prefix, ".") {
+		if token == "" || strings.ContainsAny(token, "*> \t\r\n\x00") {
+			return fmt.Errorf("NATS prefix %q is not of the form name[.name…]", prefix)
+		}
+	}
+	return nil
+}
+
+func (t *Transport) options() []nats.Option {
+	options := []nats.Option{
+		nats.Name("canopy realtime"),
+		nats.NoEcho(),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // credentials may be put right while we run
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectBufSize(-1), // what cannot be sent now is said anew later
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(2),
+		nats.FlusherTimeout(pingInterval),
+		nats.ConnectHandler(t.connected),
+		nats.ReconnectHandler(t.connected),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			t.up.Store(false)
+			t.loses("disconnected from NATS: polling", err)
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.loses("NATS", err) }),
+	}
+	if t.cfg.Credentials != "" {
+		options = append(options, nats.UserCredentials(t.cfg.Credentials))
+	}
+	if t.cfg.CA != "" {
+		options = append(options, nats.RootCAs(t.cfg.CA))
+	}
+	if t.cfg.Cert != "" || t.cfg.Key != "" {
+		options = append(options, nats.ClientCert(t.cfg.Cert, t.cfg.Key))
+	}
+	return options
+}
+
+func (t *Transport) connected(conn *nats.Conn) {
+	t.cfg.Logger.Info("connected to NATS", "server", conn.ConnectedUrlRedacted())
+	t.up.Store(true)
+	t.signal()
+}
+
+// loses notes that messages may have been lost.
+func (t *Transport) loses(what string, err error) {
+	t.lost.Store(true)
+	t.signal()
+	t.cfg.Logger.Warn(what, "error", err)
+}
+
+func (t *Transport) signal() {
+	select {
+	case t.stir <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the connection.
+func (t *Transport) Close() { t.conn.Close() }
+
+// roomSubject is in front of the names of rooms.
+const roomSubject = ".room."
+
+func (t *Transport) subject(room string) string {
+	if room == "" {
+		return t.cfg.Prefix + ".all"
+	}
+	return t.cfg.Prefix + roomSubject + strings.ReplaceAll(room, ".", ":")
+}
+
+func (t *Transport) room(subject string) string {
+	room, _ := strings.CutPrefix(subject, t.cfg.Prefix+roomSubject)
+	if room == subject {
+		return ""
+	}
+	return strings.ReplaceAll(room, ":", ".")
+}
+
+// Send publishes what is said in each room.
+func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !t.conn.IsConnected() {
+		return nats.ErrDisconnected
+	}
+	for room, data := range batch {
+		err := t.conn.Publish(t.subject(room), data)
+		if errors.Is(err, nats.ErrMaxPayload) { // saying it again would not help
+			t.cfg.Logger.Warn("the NATS server does not take so long a message", "room", room, "bytes", len(data), "limit", t.conn.MaxPayload())
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+	}
+	return nil
+}
+
+// Listen calls hear for what other processes say in the rooms that are followed, and to all, until ctx is
+// done. It calls live with true when the connection is there, and with false when it is not or messages were
+// lost. Neither may block; they are called from one goroutine.
+func (t *Transport) Listen(ctx context.Context, hear func(room string, data []byte), live func(bool)) {
+	alive := false
+	set := func(v bool) {
+		if alive != v {
+			alive = v
+			live(v)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			set(false)
+			return
+		case msg := <-t.inbox:
+			hear(t.room(msg.Subject), msg.Data)
+		case <-t.stir:
+			up := t.up.Load()
+			if t.lost.Swap(false) || !up {
+				set(false)
+			}
+			set(up && t.conn.FlushTimeout(pingInterval) == nil) // the server has taken what we follow
+		}
+	}
+}
+
+// Follow has what is said in a room come in.
+func (t *Transport) Follow(room string) (unfollow func()) {
+	sub, err := t.conn.ChanSubscribe(t.subject(room), t.inbox)
+	if err != nil { // closed; there is nothing to hear
+		return func() {}
+	}
+	return func() { _ = sub.Unsubscribe() }
+}
+
+// CarriesOps reports true: the prefix is for processes that may write to the log.
+func (t *Transport) CarriesOps() bool { return true }
