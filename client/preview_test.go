@@ -369,23 +369,25 @@ func TestPreviewLive(t *testing.T) {
 }
 
 // The server's history is replaced while it is loaded: what was shown of the old one goes, what was
-// edited stays.
+// edited stays, and what the server had acknowledged is pushed again.
 func TestPreviewEpoch(t *testing.T) {
 	t.Parallel()
 	s := planted(t)
 	release := s.stall(t)
 	c := s.join(t)
 	wantOutline(t, c, "b,A")
+	create(t, c, moveop.Root, client.Last, "kept")
+	s.settled(t, c)
 	s.hook(func(h *hooks) { h.push = func(*peer, wire.Push) bool { return true } })
 	create(t, c, moveop.Root, client.Last, "mine")
 	s.replaceHistory(t)
 	s.hook(func(h *hooks) { h.push = nil })
 	s.hangUp()
-	eventually(t, c, "shown", func() bool { return titles(t, c) == "mine other" })
+	eventually(t, c, "shown", func() bool { return titles(t, c) == "kept mine other" })
 	s.hook(func(h *hooks) { h.snapshot = nil })
 	release() // the old one
 	s.synced(t, c)
-	wantTitles(t, c, "mine other")
+	wantTitles(t, c, "kept mine other")
 }
 
 // Random edits here and there while the snapshot is cut off again and again, connections break and the
