@@ -38,34 +38,18 @@ func (h *hub) submit(ctx context.Context, j *job) error {
 // commitLoop applies one transaction at a time; pushes that arrive meanwhile go together into the
 // next one. It outlives a cancelled ctx, so that every job is answered.
 func (h *hub) commitLoop(ctx context.Context) {
+	q := queue{most: h.srv.cfg.Limits.MaxOps}
 	for {
-		j := h.held
-		h.held = nil
-		if j == nil {
+		if len(q.waiting) == 0 {
 			select {
 			case <-h.quit:
 				return
-			case j = <-h.jobs:
+			case j := <-h.jobs:
+				q.waiting = append(q.waiting, j)
 			}
 		}
-		h.commitGuarded(ctx, h.gather(j))
-	}
-}
-
-// gather adds the jobs that are waiting, as far as they fit into one batch.
-func (h *hub) gather(first *job) []*job {
-	group, n := []*job{first}, len(first.ops)
-	for {
-		select {
-		case j := <-h.jobs:
-			if n += len(j.ops); n > h.srv.cfg.Limits.MaxOps {
-				h.held = j
-				return group
-			}
-			group = append(group, j)
-		default:
-			return group
-		}
+		q.fill(h.jobs)
+		h.commitGuarded(ctx, q.next())
 	}
 }
 

@@ -185,46 +185,70 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// serveSocket upgrades the request and serves the session. A token in the header is judged before
-// the upgrade, one in hello after it.
+// serveSocket upgrades the request and serves the session in a goroutine of its own: once the handler
+// has returned, net/http lets go of the request, of its buffers and of a stack that has grown.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string) {
+	session, release := s.openSocket(w, r, room)
+	if session == nil {
+		return
+	}
+	ctx := context.WithoutCancel(r.Context())
+	s.running.Go(func() { // inRoom keeps running above 0 until here
+		defer release()
+		s.guard(session.log, func() { session.serve(ctx) })
+	})
+}
+
+// openSocket returns the session of an upgraded request, or nil where it has answered that there is none.
+func (s *Server) openSocket(w http.ResponseWriter, r *http.Request, room string) (opened *session, release func()) {
+	var releases []func()
+	releaseAll := func() {
+		for _, f := range slices.Backward(releases) {
+			f()
+		}
+	}
+	defer func() {
+		if opened == nil {
+			releaseAll()
+		}
+	}()
 	codec, err := negotiate(r)
 	if err != nil {
 		fail(w, wire.AsError(err))
-		return
+		return nil, nil
 	}
 	grant, admitted, err := s.admitHeader(r, room) // before anything is spent on the room
 	if err != nil {
 		failRoom(w, err)
-		return
+		return nil, nil
 	}
 	give, limited := s.takeSocket(r)
 	if limited != nil {
 		fail(w, limited)
-		return
+		return nil, nil
 	}
-	defer give()
+	releases = append(releases, give)
 	h, err := s.acquire(r.Context(), room)
 	if err != nil {
 		failRoom(w, err)
-		return
+		return nil, nil
 	}
-	defer s.release(h)
+	releases = append(releases, func() { s.release(h) })
 	if admitted {
 		if err := h.allow(r.Context(), grant); err != nil {
 			failRoom(w, err)
-			return
+			return nil, nil
 		}
 	}
 	conn, err := s.upgrader(codec).Upgrade(w, r, nil)
 	if err != nil {
-		return // Upgrade has answered
+		return nil, nil // Upgrade has answered
 	}
 	session := newSession(s, conn, codec, h)
 	session.grant, session.admitted = grant, admitted
 	s.add(session)
-	defer s.remove(session)
-	session.serve(context.WithoutCancel(r.Context()))
+	releases = append(releases, func() { s.remove(session) })
+	return session, releaseAll
 }
 
 // admitHeader judges the token in the header; admitted is false where there is none.

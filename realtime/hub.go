@@ -30,7 +30,6 @@ type hub struct {
 	look  chan struct{} // the room's row is to be read now
 	pace  chan struct{} // messages of other processes began or ceased to come through
 	jobs  chan *job
-	held  *job // taken from jobs, but too large for the group at hand; owned by commitLoop
 	chunk chunk
 
 	lingering

@@ -164,8 +164,25 @@ func (s *session) read(ctx context.Context) {
 			s.refuse(wire.NewError(wire.CodeBadRequest, "the frame is not of the kind of %s", s.codec.Subprotocol()))
 			continue
 		}
-		s.handle(ctx, data)
+		if s.greeted() {
+			s.handle(ctx, data)
+		} else {
+			s.handleApart(ctx, data)
+		}
 	}
+}
+
+// handleApart handles a frame on a stack of its own. Hello goes as deep as the database; the reader's
+// stack would stay that large for as long as the socket is open, which for most sockets is idle.
+func (s *session) handleApart(ctx context.Context, data []byte) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !s.srv.guard(s.log, func() { s.handle(ctx, data) }) {
+			s.close(wire.CloseOverloaded, "internal error")
+		}
+	}()
+	<-done
 }
 
 // readFailed tells a frame that is too large, after which the connection has to be read to its end

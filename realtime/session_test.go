@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -442,5 +443,61 @@ func TestGroupCommit(t *testing.T) {
 			}
 		})
 		first.readTo(10)
+	})
+}
+
+// Large pushes and small ones take turns, so that nobody who types waits for more than one large one; and
+// each replica's stay in order.
+func TestUploadsDoNotHoldOthersUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t)
+		s.seed("plan", 1)
+		gate := make(chan struct{})
+		s.store.set(func(f *fakeStore) { f.gate, f.applies = gate, nil })
+		pushed := func(p *peer, n int) {
+			var ops []moveop.Op
+			for range n {
+				ops = append(ops, p.move())
+			}
+			p.send(wire.Push{ID: "n", Ops: ops})
+			synctest.Wait()
+		}
+		first, a, b, c := s.join("plan", 1), s.join("plan", 0xa), s.join("plan", 0xb), s.join("plan", 0xc)
+		pushed(first, 1) // it is with the store before the others come
+		pushed(a, 150)
+		pushed(a, 40)
+		pushed(a, 1) // behind the large ones of its replica
+		pushed(b, 150)
+		pushed(b, 151)
+		pushed(c, 1)
+		pushed(first, 2)
+		close(gate)
+		for p, acks := range map[*peer]int{first: 2, a: 3, b: 2, c: 1} {
+			for range acks {
+				expect[wire.Ack](p)
+			}
+			p.readTo(497)
+		}
+		var batches []string
+		s.store.set(func(f *fakeStore) {
+			for _, ops := range f.applies {
+				counts := map[uint64]int{}
+				for _, op := range ops {
+					counts[uint64(op.TS.Replica())]++
+				}
+				batches = append(batches, fmt.Sprint(counts))
+			}
+		})
+		want := []string{
+			"map[1:1]",
+			"map[10:190]",        // the two fit into one group
+			"map[1:2 10:1 12:1]", // a's, now that its large ones are through
+			"map[11:150]",
+			"map[11:151]",
+		}
+		if !slices.Equal(batches, want) {
+			t.Errorf("batches %v, want %v", batches, want)
+		}
 	})
 }

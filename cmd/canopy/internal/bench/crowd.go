@@ -50,6 +50,9 @@ type socket struct {
 	buf     []byte
 }
 
+// pongWait is how long the answer to a ping may take: a machine under load is slow.
+const pongWait = time.Minute
+
 // dialling is how many sockets are opened at a time.
 const dialling = 32
 
@@ -114,6 +117,9 @@ func (c *crowd) open(ctx context.Context, i int) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open socket %d: %w", i, err)
 	}
+	conn.SetPingHandler(func(data string) error { // the default gives up after a second
+		return conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(pongWait))
+	})
 	s := &socket{crowd: c, room: c.rooms[i%len(c.rooms)], index: i, conn: conn}
 	if c.Bare {
 		return s, nil
