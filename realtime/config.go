@@ -9,6 +9,8 @@
 //   - A socket is sent contiguous ranges of seq. Its place is one number, the cursor; a socket that
 //     lags keeps its place and is caught up from the log. There is no queue of ops per socket.
 //   - Nothing is acknowledged before it is committed.
+//   - What is pushed while a transaction is under way goes together into the next one; large pushes and
+//     small ones into transactions of their own, in turn, so that uploads do not hold up those who type.
 //   - Everything is bounded: frames, batches, pushes in flight and unsent replies per socket (where they
 //     are full the socket is not read), the tail in memory, presence.
 //

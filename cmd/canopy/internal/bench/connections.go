@@ -72,9 +72,12 @@ func idleSockets(ctx context.Context, c *Config, s *service) ([]Result, error) {
 	return results, s.leave(crowd)
 }
 
-// memory is what this process has from the system, without what it would give back.
+// memory is what this process has from the system, without what it would give back. Each collection
+// halves stacks that are too large, so that it takes some, which come by themselves in some minutes.
 func memory() float64 {
-	debug.FreeOSMemory()
+	for range 4 {
+		debug.FreeOSMemory()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return float64(m.Sys - m.HeapReleased)
