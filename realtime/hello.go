@@ -118,10 +118,8 @@ func (s *session) alive(ctx context.Context) bool {
 
 // welcome answers hello and sets the cursor.
 func (s *session) welcome(ctx context.Context, msg wire.Hello) error {
-	if msg.Seq > s.hub.seq() { // another process may have told it more than this one knows
-		if _, err := s.hub.refresh(ctx); err != nil {
-			return err
-		}
+	if err := s.hub.reach(ctx, msg.Seq); err != nil {
+		return err
 	}
 	last, err := s.lastTimestamp(ctx)
 	if err != nil {

@@ -34,6 +34,7 @@ type hub struct {
 
 	lingering
 	fills singleflight.Group // reads into the tail
+	looks singleflight.Group // reads of the row, for sockets that are ahead of it
 
 	refs  int                // users: sockets and requests; guarded by srv.mu
 	quit  chan struct{}      // closed when there have been none for long enough
@@ -386,6 +387,29 @@ func (h *hub) refresh(ctx context.Context) (wire.Room, error) {
 	}
 	h.adopt(room, before)
 	return room, nil
+}
+
+// reach has the room's row read where a cursor is ahead of what is known here: another process may have
+// told the socket more. Sockets that come together, from a process that has ended, have it read once.
+func (h *hub) reach(ctx context.Context, seq int64) error {
+	for range 2 { // a read that was under way may have begun before what this socket knows was committed
+		if h.reached(seq) {
+			return nil
+		}
+		_, err, shared := h.looks.Do("", func() (any, error) {
+			return h.refresh(context.WithoutCancel(ctx)) // whoever asked first may be gone before the others
+		})
+		if err != nil || !shared {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hub) reached(seq int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return seq <= h.committed
 }
 
 // adopt takes over what the room's row says. before is what was relayed when the reading began: a

@@ -66,6 +66,24 @@ func TestReconnectStormAfterARestart(t *testing.T) {
 	})
 }
 
+// The sockets of a process that ended are ahead of what this one knows: one read of the row tells all of
+// them that it is behind, and one read of the log brings it in step.
+func TestReconnectStormFromAnotherProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t)
+		room := s.seed("plan", 50)
+		s.join("plan", 0xa).readTo(50) // keeps the room in use
+		synctest.Wait()
+		before := s.reads()
+		s.commit("plan", 0xb, 1, 10)
+		s.storm(room.Epoch, 40, 60, 60)
+		if n := s.reads() - before; n != 2 {
+			t.Errorf("%d reads for the storm", n)
+		}
+	})
+}
+
 // Ops too large for the tail are still served, to each from the log.
 func TestStormBehindASmallTail(t *testing.T) {
 	t.Parallel()

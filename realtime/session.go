@@ -328,11 +328,9 @@ func (s *session) pull(ctx context.Context, pull wire.Pull) {
 		s.refuse(wire.NewError(wire.CodeBadRequest, "after is negative"))
 		return
 	}
-	if pull.After > s.hub.seq() {
-		if _, err := s.hub.refresh(ctx); err != nil {
-			s.refuse(wire.AsError(err))
-			return
-		}
+	if err := s.hub.reach(ctx, pull.After); err != nil {
+		s.refuse(wire.AsError(err))
+		return
 	}
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()

@@ -249,7 +249,7 @@ func (s *service) backlog(ctx context.Context, j *join) error {
 		j.Rooms[0].Head = applied.Head
 	}
 	j.Tick = a.tick
-	return nil
+	return s.settle(ctx) // or the commits that are measured wait for the disk to take this
 }
 
 func leaveAll(s *service, crowds ...int) error {
