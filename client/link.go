@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
 )
@@ -51,10 +53,30 @@ func (l *link) run(ctx context.Context) error {
 	if m.epoch != "" {
 		hello.Epoch = &m.epoch
 	}
-	if err := l.conn.send(hello); err != nil {
-		return err
+	err := l.conn.send(hello)
+	if err == nil {
+		l.c.presence.connected()
+		err = l.follow(ctx)
 	}
-	l.c.presence.connected()
+	if errors.Is(err, websocket.ErrCloseSent) {
+		return l.hearOut(ctx)
+	}
+	return err
+}
+
+// hearOut handles what the server sent before it closed the connection, acknowledgements perhaps, where we
+// found out by having something to send ourselves; its close frame says when to come back.
+func (l *link) hearOut(ctx context.Context) error {
+	for msg := range l.conn.in {
+		if err := l.handleAll(ctx, msg); err != nil && !errors.Is(err, websocket.ErrCloseSent) {
+			return err
+		}
+	}
+	return l.conn.err
+}
+
+// follow sends and handles messages until something ends the connection.
+func (l *link) follow(ctx context.Context) error {
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	due := time.NewTimer(0)

@@ -7,9 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -379,6 +382,51 @@ func TestRestart(t *testing.T) {
 	s.mu.Unlock()
 	create(t, c, moveop.Root, client.Last, "a")
 	s.synced(t, c)
+}
+
+// What the server says last counts, though the client had something to send when the server closed: found
+// by killing and restarting servers under load, to which clients came back without waiting as told.
+func TestRestartWhileThereIsSomethingToSend(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	a, b := s.join(t), s.join(t)
+	s.synced(t, a, b)
+	err := a.Edit(t.Context(), func(tx *client.Tx) error {
+		// As long as this edit runs, a cannot apply what b does, nor go on to what comes after that.
+		create(t, b, moveop.Root, client.Last, "b")
+		s.synced(t, b)
+		s.mu.Lock()
+		for p := range s.peers {
+			if p.replica == a.Replica() {
+				p.closeWith(wire.CloseRestart, wire.RestartReason(time.Hour))
+			}
+		}
+		s.mu.Unlock()
+		for { // until a has answered
+			s.mu.Lock()
+			open := len(s.peers)
+			s.mu.Unlock()
+			if open == 1 {
+				break
+			}
+			runtime.Gosched()
+		}
+		_, err := tx.Create(moveop.Root, client.Last)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, a, "told to come back later", func(st client.Status) bool {
+		if st.Err != nil {
+			if closed, ok := errors.AsType[*websocket.CloseError](st.Err); !ok || closed.Code != wire.CloseRestart {
+				t.Errorf("the connection ended with %v", st.Err)
+			}
+		}
+		return st.Err != nil && st.Seq == b.Status().Seq
+	})
+	a.Reconnect()
+	s.synced(t, a, b)
 }
 
 func TestPresence(t *testing.T) {
