@@ -4,6 +4,7 @@ package chaos_test
 
 import (
 	"testing"
+	"time"
 )
 
 // point is a place at which things can end. Reach brings a round to it, and returns when it is there;
@@ -132,6 +133,8 @@ func (r *round) reachCopy() func() {
 	select {
 	case <-gates[0]:
 	case <-gates[1]:
+	case <-time.After(patience):
+		r.Fatal("no COPY comes so far")
 	}
 	const copying = othersSQL + " and state = 'active' and query ilike 'copy%'"
 	await(r, "a COPY is under way", func() bool { return r.number(r, copying) > 0 })

@@ -21,7 +21,8 @@ import (
 // The two realtime services are restarted one after the other, again and again, while writers push through
 // whichever takes them. A service that is told to stop commits nothing without saying so: each operation is
 // acknowledged once, as applied, and none as a duplicate, as it would be when pushed again because its ack
-// was lost. People whose clients come and go along with it lose nothing either.
+// was lost. (On a machine so busy that a writer takes two seconds to answer a close frame, the service does not
+// wait for it: after a session that was cut off like that, and only then, there may be a duplicate.) People whose clients come and go along with it lose nothing either.
 func TestRollingRestartLosesNoAck(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -53,11 +54,17 @@ func TestRollingRestartLosesNoAck(t *testing.T) {
 		writing.Wait()
 		balancer.close()
 		var acked int64
+		var restarts, cuts int
 		for _, w := range writers {
 			if w.err != nil {
 				r.Errorf("writer %d: %v", w.replica, w.err)
 			}
 			acked += w.acked.Load()
+			restarts += w.restarts
+			cuts += w.cuts
+		}
+		if restarts == 0 {
+			r.Error("nobody was told of a restart")
 		}
 		const writtenSQL = `
 			select count(*)
@@ -67,7 +74,7 @@ func TestRollingRestartLosesNoAck(t *testing.T) {
 		if logged := r.number(r, writtenSQL, r.room); logged != acked {
 			r.Errorf("%d operations are acknowledged, %d in the log", acked, logged)
 		}
-		r.Logf("%d operations acknowledged", acked)
+		r.Logf("%d operations acknowledged; %d sessions ended by a restart, %d otherwise", acked, restarts, cuts)
 	})
 }
 
@@ -107,6 +114,9 @@ type writer struct {
 	room, addr string
 	replica    moveop.ReplicaID
 	acked      atomic.Int64 // operations, from its first on
+	cut        bool         // the last session did not end with the close frame, before which all acks come
+	cuts       int
+	restarts   int
 	ended      chan struct{}
 	err        error // once it has ended
 }
@@ -149,10 +159,16 @@ func (w *writer) session(ctx context.Context) {
 			sent += 2
 		}
 		_, data, err := conn.ReadMessage()
-		if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != wire.CloseRestart {
-			w.err = fmt.Errorf("the end is %w", err)
+		if err != nil {
+			closed, ok := errors.AsType[*websocket.CloseError](err)
+			if w.cut = !ok || closed.Code != wire.CloseRestart; w.cut {
+				w.cuts++
+			} else {
+				w.restarts++
+			}
+			return
 		}
-		if err != nil || !w.hear(data) {
+		if !w.hear(data) {
 			return
 		}
 	}
@@ -168,11 +184,13 @@ func (w *writer) hear(data []byte) bool {
 	switch msg := msg.(type) {
 	case wire.Ack:
 		for _, result := range msg.Results {
-			if want := w.op(w.acked.Load()).TS; result.Status != wire.StatusApplied || result.TS != want {
+			excused := w.cut && result.Status == wire.StatusDuplicate
+			if want := w.op(w.acked.Load()).TS; result.Status != wire.StatusApplied && !excused || result.TS != want {
 				w.err = fmt.Errorf("%s of %s, want %s", result.Status, result.TS, want)
 			}
 			w.acked.Add(1)
 		}
+		w.cut = false
 	case wire.Nack:
 		if !msg.Retryable {
 			w.err = &msg.Error
