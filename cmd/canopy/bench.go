@@ -13,6 +13,7 @@ type benchCmd struct {
 	SQL         benchSQLCmd         `cmd:"" name:"sql" help:"Measure the stored functions on Postgres."`
 	Tree        benchTreeCmd        `cmd:"" help:"Measure the tree in memory."`
 	SQLite      benchSQLiteCmd      `cmd:"" name:"sqlite" help:"Measure the client's replica on SQLite."`
+	Client      benchClientCmd      `cmd:"" help:"Measure the client with its services, in a large room."`
 	Relay       benchRelayCmd       `cmd:"" help:"Measure how operations reach the others in a room."`
 	Push        benchPushCmd        `cmd:"" help:"Measure how many operations are committed through sockets."`
 	Connections benchConnectionsCmd `cmd:"" help:"Measure what an idle socket costs."`
@@ -52,8 +53,12 @@ type (
 		benchFlags
 		benchDatabaseFlag
 	}
-	benchTreeCmd        struct{ benchFlags }
-	benchSQLiteCmd      struct{ benchFlags }
+	benchTreeCmd   struct{ benchFlags }
+	benchSQLiteCmd struct{ benchFlags }
+	benchClientCmd struct {
+		benchFlags
+		benchDatabaseFlag
+	}
 	benchRelayCmd       struct{ benchServiceFlags }
 	benchPushCmd        struct{ benchServiceFlags }
 	benchConnectionsCmd struct{ benchServiceFlags }
@@ -82,6 +87,11 @@ func (c *benchSQLiteCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, bench.Config{}, bench.SQLite)
 }
 
+func (c *benchClientCmd) Run(ctx context.Context, env *Env) error {
+	service := benchServiceFlags{benchFlags: c.benchFlags, benchDatabaseFlag: c.benchDatabaseFlag, Sockets: 1}
+	return service.run(ctx, env, bench.Client)
+}
+
 func (c *benchRelayCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, bench.Relay)
 }
@@ -95,7 +105,7 @@ func (c *benchConnectionsCmd) Run(ctx context.Context, env *Env) error {
 }
 
 func (c *benchAllCmd) Run(ctx context.Context, env *Env) error {
-	return c.run(ctx, env, bench.SQL, bench.Tree, bench.SQLite, bench.Relay, bench.Push, bench.Connections)
+	return c.run(ctx, env, bench.SQL, bench.Tree, bench.SQLite, bench.Client, bench.Relay, bench.Push, bench.Connections)
 }
 
 // run has this program make the load, too.

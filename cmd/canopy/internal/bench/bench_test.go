@@ -63,6 +63,7 @@ func TestSections(t *testing.T) {
 		{"relay", bench.Relay, true, 5, 0},
 		{"push", bench.Push, true, 3, 0},
 		{"connections", bench.Connections, true, 2, 0},
+		{"client", bench.Client, true, 10, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -20,6 +20,7 @@ type order struct {
 	Drive *drive
 	Count *int // of the sockets of this crowd, those that are open and were sent something since they joined
 	Leave *int // a crowd
+	Visit *visit
 }
 
 // answer is what it says to an order.
@@ -28,6 +29,7 @@ type answer struct {
 	Crowd   int // joined
 	Count   int
 	Outcome outcome
+	Memory  footprint // of a visit
 }
 
 // join opens sockets, which stay open until leave.
@@ -143,6 +145,9 @@ func (l *loader) obey(ctx context.Context, o order) (a answer, err error) {
 	case o.Count != nil:
 		a.Count = l.crowds[*o.Count].heard()
 		return a, nil
+	case o.Visit != nil:
+		a.Memory, err = o.Visit.run(ctx)
+		return a, err
 	case o.Leave != nil:
 		l.crowds[*o.Leave].close()
 		delete(l.crowds, *o.Leave)
