@@ -235,7 +235,8 @@ type Timing struct {
 	Restart time.Duration
 }
 
-func (cfg Config) withDefaults() Config {
+// WithDefaults returns the configuration with what New would fill in.
+func (cfg Config) WithDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,4 +210,95 @@ func TestSocketsOutliveTheBodyTimeout(t *testing.T) {
 		p.push(1)
 		p.readTo(1)
 	})
+}
+
+// Every limit on messages is the configuration's, and has its own answer.
+func TestLimitsOnMessages(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, func(cfg *realtime.Config) {
+		cfg.Limits.MaxOps = 2
+		cfg.Limits.Op = moveop.Limits{KeyBytes: 4, ValueBytes: 16, ValueDepth: 2}
+		cfg.Limits.PresenceBytes, cfg.Limits.NameBytes, cfg.Limits.MaxFrame = 8, 4, 4096
+	})
+	s.seed("plan", 1)
+	p := s.connect("plan")
+	p.replica = 0xa
+	p.send(wire.Hello{Replica: 0xa, Name: "12345"})
+	if e := expectRefusal(p); e.Code != wire.CodeBadRequest {
+		t.Errorf("a long name: %v", e)
+	}
+	p = s.connect("plan")
+	p.replica, p.cursor = 0xa, 0
+	p.send(wire.Hello{Replica: 0xa, Name: "1234"})
+	if w := expect[wire.Welcome](p); w.Limits != (wire.Limits{MaxOps: 2, MaxFrame: 4096}) {
+		t.Errorf("the client is told %+v", w.Limits)
+	}
+	set := func(key, value string) moveop.Op {
+		op := p.move()
+		return moveop.Op{Kind: moveop.Set, TS: op.TS, Node: op.Node, Key: key, Value: json.RawMessage(value)}
+	}
+	for _, tc := range []struct {
+		ops  []moveop.Op
+		code wire.Code // empty: taken
+	}{
+		{[]moveop.Op{p.move(), p.move()}, ""},
+		{[]moveop.Op{p.move(), p.move(), p.move()}, wire.CodeTooLarge},
+		{[]moveop.Op{set("1234", `1`)}, ""},
+		{[]moveop.Op{set("12345", `1`)}, wire.CodeInvalidOp},
+		{[]moveop.Op{set("1234", `"12345678901234"`)}, ""},
+		{[]moveop.Op{set("1234", `"123456789012345"`)}, wire.CodeInvalidOp},
+		{[]moveop.Op{set("1234", `[[1]]`)}, ""},
+		{[]moveop.Op{set("1234", `[[[]]]`)}, wire.CodeInvalidOp},
+	} {
+		p.send(wire.Push{ID: "x", Ops: tc.ops})
+		if tc.code == "" {
+			expect[wire.Ack](p)
+		} else if nack := expect[wire.Nack](p); nack.Code != tc.code {
+			t.Errorf("%v: %v, want %s", tc.ops, nack, tc.code)
+		}
+	}
+	p.send(wire.Presence{State: json.RawMessage(`"123456"`)})
+	p.send(wire.Presence{State: json.RawMessage(`"1234567"`)})
+	if e := expectRefusal(p); e.Code != wire.CodeTooLarge {
+		t.Errorf("presence: %v", e)
+	}
+	p.raw([]byte(`{"type":"ping","x":"` + strings.Repeat("x", 4096) + `"}`))
+	if closed := p.expectClose(); closed.Code != wire.CloseTooLarge {
+		t.Errorf("a large frame: %v", closed)
+	}
+}
+
+// A frame that never ends, in fragments or in one, costs no more memory than the largest that is allowed.
+func TestEndlessFrames(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	s.seed("plan", 1)
+	for _, fragments := range []bool{false, true} {
+		p := s.join("plan", 0xa)
+		conn := p.conn.NetConn()
+		header := []byte{0x81, 0x80 | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4} // of 2^63-1 bytes
+		if fragments {
+			header = []byte{0x01, 0x80 | 126, 0xff, 0xff, 1, 2, 3, 4} // to be continued
+		}
+		body := make([]byte, 0xffff)
+		go func() {
+			for range 1000 {
+				if _, err := conn.Write(header); err != nil {
+					return
+				}
+				if _, err := conn.Write(body); err != nil {
+					return
+				}
+				if fragments {
+					header[0] = 0
+				} else {
+					header = nil
+				}
+			}
+		}()
+		if closed := p.expectClose(); closed.Code != wire.CloseTooLarge {
+			t.Errorf("fragments %v: closed with %v", fragments, closed)
+		}
+		_ = conn.Close()
+	}
 }

@@ -46,7 +46,7 @@ type Server struct {
 // New returns a server; it does no I/O and starts nothing. It fails for a configuration that
 // contradicts itself, and where the registry has the service's metrics already.
 func New(cfg Config) (*Server, error) {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
