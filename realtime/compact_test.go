@@ -63,6 +63,7 @@ func TestCompactsBySchedule(t *testing.T) {
 				t.Errorf("%s is %q, want %s", name, got, want)
 			}
 		}
+		synctest.Wait()
 		if len(f.ages) != 10 || f.ages[0] != 24*time.Hour || f.ages[1] != 48*time.Hour {
 			t.Errorf("asked for %v", f.ages)
 		}
