@@ -198,7 +198,9 @@ func (r *rounds) finish(round, refused int64) {
 }
 
 // WaitSynced waits until everything that was edited here is acknowledged by the server and everything
-// that the server had when WaitSynced was called is applied here. The error is that of ctx,
+// that the server had when WaitSynced was called is applied here. Where several servers serve a room it is
+// the one that we are connected to that counts: what another one has just committed may be on its way to
+// it, for milliseconds, or a second where they do not hear of each other. The error is that of ctx,
 // ErrOffline where there are no services to sync with, ErrClosed, or ErrRefused where all is done but
 // for operations that the server refused for good.
 func (c *Client) WaitSynced(ctx context.Context) error {
