@@ -254,6 +254,7 @@ func (p *person) launch(at death) {
 	}
 	p.answers, p.pending, p.doomed = make(chan report, 16), 0, at.Nth > 0
 	go p.listen(p.run, p.answers)
+	p.plan.Seed++ // not the same edits as the last process
 	with := p.plan
 	with.Death = at
 	p.send(with)

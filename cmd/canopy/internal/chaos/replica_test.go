@@ -348,7 +348,7 @@ func (r *replica) editAll(ctx context.Context, o order) error {
 			r.say("edited", nil)
 		}
 		if o.Pause > 0 {
-			time.Sleep(rand.N(o.Pause))
+			time.Sleep(time.Duration(r.rng.Int64N(int64(o.Pause)))) // people do
 		}
 	}
 	return nil
