@@ -117,7 +117,7 @@ func (r *round) reachFanOut() func() {
 
 // fill makes the room too large for the buffers between Postgres and a client.
 func (r *round) fill() {
-	r.author().must(order{Do: "grow", N: 40, Size: 60_000})
+	r.author().must(order{Do: "grow", N: 25, Size: 60_000})
 	r.author().must(order{Do: "sync"})
 }
 
@@ -127,7 +127,7 @@ func (r *round) reachCopy() func() {
 	p := r.newPerson()
 	var gates []<-chan struct{}
 	for _, s := range r.world.bootstrap {
-		gates = append(gates, s.database.down.hold(20_000+r.rng.IntN(1_000_000)))
+		gates = append(gates, s.database.down.hold(20_000+r.rng.IntN(500_000)))
 	}
 	p.start(death{})
 	select {
@@ -149,7 +149,7 @@ func (r *round) reachCopy() func() {
 func (r *round) reachSnapshot() func() {
 	r.fill()
 	p := r.newPerson()
-	gate := p.bootstrap.down.hold(1 + r.rng.IntN(1_000_000))
+	gate := p.bootstrap.down.hold(1 + r.rng.IntN(500_000))
 	p.start(death{})
 	held(r, "the snapshot", gate)
 	return p.bootstrap.down.release

@@ -41,7 +41,7 @@ func TestRollingRestartLosesNoAck(t *testing.T) {
 			writers[i] = &writer{room: r.room, addr: balancer.addr, replica: moveop.ReplicaID(i + 1), ended: make(chan struct{})}
 			writing.Go(func() { writers[i].run(ctx) })
 		}
-		for range 3 {
+		for range 2 {
 			for _, s := range r.world.realtime {
 				r.underLoad(writers)
 				if code, err := s.terminate(); code != 0 || err != nil {

@@ -15,7 +15,7 @@ import (
 const rounds = "CANOPY_CHAOS"
 
 // defaultRounds are what CI has time for.
-const defaultRounds = 16
+const defaultRounds = 12
 
 // goesOn returns whether there is another round.
 func goesOn(t *testing.T) func(round int) bool {
