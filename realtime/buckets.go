@@ -16,7 +16,7 @@ func (s *Server) getBuckets(w http.ResponseWriter, r *http.Request, room string)
 	}
 	buckets, err := s.cfg.Store.Buckets(r.Context(), room, span)
 	if err != nil {
-		failRoom(w, s.storeError(s.cfg.Logger, "read buckets", err))
+		failRoom(w, s.storeError(s.logOf(r.Context()), "read buckets", err))
 		return
 	}
 	writeJSON(w, http.StatusOK, buckets)
@@ -30,7 +30,7 @@ func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room strin
 		return
 	}
 	if _, err := s.cfg.Store.Room(r.Context(), room); err != nil {
-		failRoom(w, s.storeError(s.cfg.Logger, "read room", err))
+		failRoom(w, s.storeError(s.logOf(r.Context()), "read room", err))
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -45,7 +45,7 @@ func (s *Server) streamSpan(ctx context.Context, room string, span wire.Span, li
 	for {
 		ops, err := s.cfg.Store.OpsBetween(ctx, room, after, span.Last(), chunk.n)
 		if err != nil {
-			return s.storeError(s.cfg.Logger, "read ops", err)
+			return s.storeError(s.logOf(ctx), "read ops", err)
 		}
 		for i := range ops {
 			if err := lines.Encode(ops[i]); err != nil {

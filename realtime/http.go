@@ -159,7 +159,7 @@ func (s *Server) inRoom(h roomHandler) http.HandlerFunc {
 			fail(w, wire.AsError(err))
 			return
 		}
-		h(w, r, room)
+		h(w, named(w, r, room), room)
 	}
 }
 
@@ -244,7 +244,7 @@ func (s *Server) openSocket(w http.ResponseWriter, r *http.Request, room string)
 	if err != nil {
 		return nil, nil // Upgrade has answered
 	}
-	session := newSession(s, conn, codec, h)
+	session := newSession(s, conn, codec, h, s.logOf(r.Context()))
 	session.grant, session.admitted = grant, admitted
 	s.add(session)
 	releases = append(releases, func() { s.remove(session) })

@@ -31,7 +31,7 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, room string) {
 	}
 	stats, err := s.cfg.Store.Stats(r.Context(), room)
 	if err != nil {
-		failRoom(w, s.storeError(s.cfg.Logger, "read stats", err))
+		failRoom(w, s.storeError(s.logOf(r.Context()), "read stats", err))
 		return
 	}
 	stats.Connections = s.connections(r.Context(), room)
@@ -71,7 +71,7 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request, room string, re
 	}
 	page, err := read(r.Context(), q)
 	if err != nil {
-		failRoom(w, s.storeError(s.cfg.Logger, "read nodes", err))
+		failRoom(w, s.storeError(s.logOf(r.Context()), "read nodes", err))
 		return
 	}
 	if page.Nodes == nil {
@@ -98,7 +98,7 @@ func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 	}
 	at, err := s.cfg.Store.Room(r.Context(), room)
 	if err != nil {
-		failRoom(w, s.storeError(s.cfg.Logger, "read room", err))
+		failRoom(w, s.storeError(s.logOf(r.Context()), "read room", err))
 		return
 	}
 	if after < at.MinSeq {
@@ -119,10 +119,10 @@ func (s *Server) streamOps(ctx context.Context, room string, after, to int64, li
 	for after < to {
 		ops, err := s.cfg.Store.OpsAfter(ctx, room, after, int(min(int64(chunk.n), to-after)))
 		if err != nil {
-			return s.storeError(s.cfg.Logger, "read ops", err)
+			return s.storeError(s.logOf(ctx), "read ops", err)
 		}
 		if len(ops) == 0 || !contiguous(ops, after) {
-			s.cfg.Logger.Error("the log has a hole", "room", room, "after", after)
+			s.logOf(ctx).Error("the log has a hole", "after", after)
 			return errors.New("the log has a hole")
 		}
 		for i := range ops {

@@ -277,7 +277,7 @@ func (s *Server) isDraining() bool {
 func (s *Server) authorize(ctx context.Context, token, room string) (Grant, error) {
 	grant, err := s.cfg.Authorize(ctx, token, room)
 	if err != nil {
-		return Grant{}, s.storeError(s.cfg.Logger, "authorize", err)
+		return Grant{}, s.storeError(s.logOf(ctx), "authorize", err)
 	}
 	return grant, nil
 }

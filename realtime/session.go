@@ -84,9 +84,9 @@ type closeFrame struct {
 // errClosed ends a reader whose session is closing.
 var errClosed = errors.New("session closed")
 
-func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub) *session {
+func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub, log *slog.Logger) *session {
 	s := &session{
-		srv: srv, allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), hub: h, conn: conn, codec: codec, log: h.log.With("remote", conn.RemoteAddr().String()),
+		srv: srv, allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), hub: h, conn: conn, codec: codec, log: log.With("remote", conn.RemoteAddr().String()),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), probes: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(srv.cfg.Limits.MaxFrame)

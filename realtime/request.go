@@ -1,0 +1,39 @@
+package realtime
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"regexp"
+
+	"github.com/google/uuid"
+)
+
+// requestHeader names a request in the logs of everybody that it passes through: it is taken from the request,
+// or made here, and comes back in the answer.
+const requestHeader = "X-Request-Id"
+
+var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// request is what every line of the log about a request says of it.
+type request struct{ id, room string }
+
+type requestKey struct{}
+
+// named gives a request its name.
+func named(w http.ResponseWriter, r *http.Request, room string) *http.Request {
+	id := r.Header.Get(requestHeader)
+	if !requestID.MatchString(id) {
+		id = uuid.NewString()
+	}
+	w.Header().Set(requestHeader, id)
+	return r.WithContext(context.WithValue(r.Context(), requestKey{}, request{id, room}))
+}
+
+// logOf is the log for what happens in a request.
+func (s *Server) logOf(ctx context.Context) *slog.Logger {
+	if r, ok := ctx.Value(requestKey{}).(request); ok {
+		return s.cfg.Logger.With("room", r.room, "request", r.id)
+	}
+	return s.cfg.Logger
+}
