@@ -73,8 +73,15 @@ var compactionStories = []compactionStory{
 		"a:1 B→ROOT; a:2 P→ROOT", "b:7 B→P (knows 2)", "a:9 B→TRASH (knows 3)", "b:12 D→B (knows 3)", "c:6 P→B", "compact 100", "bootstrap",
 		"c:113 E→B (knows 3)"}, "ROOT"},
 	{"nor is it after a correction of something below", []string{
-		"a:1 B→ROOT; a:2 P→ROOT; a:3 N→B", "b:7 B→P (knows 3)", "a:8 N→TRASH (knows 4)", "a:9 B→TRASH (knows 5)", "b:12 D→B (knows 5)",
-		"c:6 P→B", "c:50 P→ROOT (knows 9)", "compact 100", "bootstrap", "d:113 E→N (knows 4)"}, "ROOT{P}"},
+		"a:1 B→ROOT; a:2 P→ROOT; a:3 N→B; a:4 M→N", "b:7 B→P (knows 4)", "a:8 N→TRASH (knows 5)", "a:9 B→TRASH (knows 6)",
+		"b:12 D→B (knows 6)", "c:6 P→B", "c:50 P→ROOT (knows 10)", "compact 100", "bootstrap", "d:113 E→N (knows 5)"}, "ROOT{P}"},
+	{"what was moved out of Trash does not hold the horizon up", []string{
+		"a:10 A→ROOT; a:11 B→A; a:12 B→TRASH; a:13 C→ROOT", "a:20 A→B (knows 4)", "a:21 C→A (knows 5)", "a:22 C→ROOT (knows 6)",
+		"a:30 B→ROOT (knows 7)", "compact 25", "compact 100", "bootstrap", "b:140 C→B (knows 8)"}, "ROOT{B{A,C}}"},
+	{"two that wait for each other", []string{
+		"a:10 A→ROOT; a:11 B→A; a:12 B→TRASH; a:13 X→ROOT; a:14 Y→X; a:15 Y→TRASH", "a:20 A→B (knows 6)", "a:21 X→Y (knows 7)",
+		"a:30 B→ROOT (knows 8)", "compact 100", "bootstrap", "a:31 Y→ROOT (knows 9)", "a:32 Z→ROOT (knows 10)", "compact 100", "bootstrap",
+		"b:140 C→B (knows 11)"}, "ROOT{B{A,C},Y{X},Z}"},
 }
 
 func (story compactionStory) run(c *compactionRun) error {

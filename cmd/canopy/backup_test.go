@@ -120,16 +120,17 @@ func TestRestoredFromABackup(t *testing.T) {
 	if fresh.Epoch == lost.Epoch || fresh.Head >= lost.Head || fresh.Head < 4 {
 		t.Fatalf("lost %+v, restored %+v", lost, fresh)
 	}
-	for _, cables := range [][2]*cable{annCables, benCables} {
+	move := func(c *client.Client, cables [2]*cable) {
 		cables[0].to(again.realtime)
 		cables[1].to(again.bootstrap)
 		for _, c := range cables {
 			c.plug()
 		}
+		c.Reconnect()
+		synced(t, c)
 	}
-	ann.Reconnect()
-	ben.Reconnect()
-	synced(t, ann, ben)
+	move(ben, benCables) // what he did is there before Ann's delete is, which must not count as knowing of it
+	move(ann, annCables)
 	synced(t, ann, ben)
 	room2, err := again.db.Room(t.Context(), room)
 	if err != nil {

@@ -1,5 +1,5 @@
--- compact: does the next piece of compacting a room: moves its horizon towards p_horizon, or, when it is
--- there (or cannot go further now, see next_horizon), takes a page of operations at or before the
+-- compact: does the next piece of compacting a room: moves its horizon towards p_horizon, and, when it is
+-- there (or cannot go further now, see next_horizon), from then on takes a page of operations at or before the
 -- horizon out of history, those that no operation behind the horizon can need. Call it until it is done.
 -- Arguments: the room's name; the timestamp up to which operations are old, which is never in the
 -- future; the cursor to go on from: next of the call before, the zero uuid at first; how many operations
@@ -37,10 +37,12 @@ begin
   folded := 0;
   next := p_after;
   horizon := v_room.horizon;
-  if exists (select 1
-               from canopy.history h
-              where h.room_id = v_room.room_id
-                and uuid_send(h.ts) <= uuid_send(p_horizon)) then
+  if p_after = '00000000-0000-0000-0000-000000000000' and exists (
+    select 1
+      from canopy.history h
+     where h.room_id = v_room.room_id
+       and uuid_send(h.ts) <= uuid_send(p_horizon))
+  then
     horizon := canopy.next_horizon(v_room, p_horizon, p_limit);
   end if;
   if horizon > v_room.horizon then

@@ -5,10 +5,12 @@
 -- back to: a node's last effective placement that is not Trash. Where the walk meets the moved node, the
 -- move is held up, unless a node on the way has been moved out of Trash by p_to: that delete is no more
 -- what holds it, so there is nothing to correct.
--- Arguments: room, timestamps of moves in order, horizon. Result: a timestamp; null if there is none.
+-- Arguments: the room's row; timestamps of moves in order; the horizon; the one that it should get to.
+-- Result: the move's timestamp, null if there is none; when, by p_target, a node on the way is moved out
+-- of Trash, null if none is.
 -- Locks, errors: none; UNION makes it end even on a damaged tree. Idempotent: reads only.
-create function canopy.first_holding_up(p_room_id bigint, p_moves uuid[], p_to uuid)
-returns uuid
+create function canopy.first_holding_up(
+  p_room canopy.rooms, p_moves uuid[], p_to uuid, p_target uuid, out ts uuid, out release uuid)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -16,14 +18,17 @@ declare
   v_move canopy.ops;
   v_way  uuid[];
 begin
+  if p_room.last_delete_seq = 0 then
+    return;
+  end if;
   for v_move in
     select m.*
       from unnest(p_moves) as u(ts)
-     cross join lateral canopy.logged_move(p_room_id, u.ts) as m
+     cross join lateral canopy.logged_move(p_room.room_id, u.ts) as m
      where u.ts <= p_to
        and m.effective
        and m.parent <> '00000000-0000-0000-0000-000000000002'
-       and exists (select from canopy.naming_move(p_room_id, m.node))
+       and exists (select from canopy.naming_move(p_room.room_id, m.node))
      order by u.ts
   loop
     with recursive up(x) as (
@@ -31,30 +36,35 @@ begin
       union
       select back.parent
         from up
-       cross join lateral canopy.last_outside_trash(p_room_id, up.x, v_move.ts) as back
+       cross join lateral canopy.last_outside_trash(p_room.room_id, up.x, v_move.ts) as back
        where up.x <> v_move.node
     )
     select array_agg(x) into v_way from up;
-    if v_move.node = any(v_way) and not exists (
-      select 1
-        from unnest(v_way) as w(x)
-       cross join lateral canopy.parent_before(p_room_id, w.x, v_move.ts) as above
-       cross join lateral (
-         select 1
-           from canopy.ops o
-          where o.room_id = p_room_id
-            and o.node = w.x
-            and o.kind = 1
-            and o.ts > v_move.ts
-            and o.ts <= p_to
-            and o.effective
-            and o.parent <> '00000000-0000-0000-0000-000000000002'
-          limit 1) as out_again
-       where w.x <> v_move.node
-         and above.parent = '00000000-0000-0000-0000-000000000002')
-    then
-      return v_move.ts;
+    continue when v_move.node <> all(v_way);
+
+    select o.ts into release
+      from unnest(v_way) as w(x)
+     cross join lateral canopy.parent_before(p_room.room_id, w.x, v_move.ts) as above
+     cross join lateral (
+       select m.ts
+         from canopy.ops m
+        where m.room_id = p_room.room_id
+          and m.node = w.x
+          and m.kind = 1
+          and m.ts > v_move.ts
+          and m.ts <= p_target
+          and m.effective
+          and m.parent <> '00000000-0000-0000-0000-000000000002'
+        order by m.ts
+        limit 1) as o
+     where w.x <> v_move.node
+       and above.parent = '00000000-0000-0000-0000-000000000002'
+     order by o.ts
+     limit 1;
+    if (release <= p_to) is not true then
+      ts := v_move.ts;
+      return;
     end if;
   end loop;
-  return null;
+  release := null;
 end $$;
