@@ -24,7 +24,7 @@ begin
   for v_move in
     select m.*
       from unnest(p_moves) as u(ts)
-     cross join lateral canopy.logged_move(p_room.room_id, u.ts) as m
+     cross join lateral (select l.* from canopy.logged_move(p_room.room_id, u.ts) as l limit 1) as m
      where u.ts <= p_to
        and m.effective
        and m.parent <> '00000000-0000-0000-0000-000000000002'

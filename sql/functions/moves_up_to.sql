@@ -16,7 +16,7 @@ begin
         from (select h.ts
                 from canopy.history h
                where h.room_id = p_room.room_id
-                 and h.kind = 1
+                 and h.kind <> 2 -- not "= 1": the index of moves by node looks as good for that
                  and uuid_send(h.ts) > uuid_send(v_from)
                  and uuid_send(h.ts) <= uuid_send(p_target)
               union all
