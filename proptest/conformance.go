@@ -38,6 +38,7 @@ type session struct {
 	corrections string
 	want        string
 	ineffective string
+	values      string
 }
 
 // Where what an author knew depends on what was delivered before, the order is part of the story; and
@@ -72,6 +73,9 @@ var sessions = []session{
 	{name: "named as parent by what is not effective", tree: "ROOT",
 		batches: []string{"a:1 C→D", "f:6 D→A", "d:4 C→B", "e:5 B→ROOT", "c:3 B→C", "g:7 A→C", "b:2 D→B"},
 		want:    "ROOT{B{C{A{D}}}}", ineffective: "c:3"},
+	{name: "values in one batch, one of them late", tree: "ROOT{N}",
+		batches: []string{`b:8 N.title="x"; b:9 N.size=1`, `a:7 N.title="y"; a:10 N.size=2; a:11 N.kind="k"`},
+		want:    "ROOT{N}", values: `N.kind="k" N.size=2 N.title="x"`},
 	{name: "several in one batch", tree: "ROOT{A,B,C}",
 		batches: []string{"b:6 D→A; b:7 E→B", "a:9 A→TRASH; a:10 B→TRASH"}, corrections: "a:10<b:7 a:9<b:6", want: "ROOT{A{D},B{E},C}"},
 }
@@ -107,7 +111,8 @@ func (session session) run(t *testing.T, s Suite) {
 			t.Fatal(err)
 		}
 	}
-	sc := scenario{want: session.want, corrections: session.corrections, ineffective: session.ineffective}
+	sc := scenario{want: session.want, corrections: session.corrections,
+		ineffective: session.ineffective, values: session.values}
 	if err := sc.check(p); err != nil {
 		t.Fatal(err)
 	}
