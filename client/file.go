@@ -34,6 +34,14 @@ type replicaFile struct {
 // maxReaders bounds the read connections: how many reads can run at once.
 const maxReaders = 4
 
+// writerCache and readerCache bound SQLite's cache of pages for the writer and for each reader, in KiB;
+// indexCache is the writer's while it indexes a snapshot, which sorts in as much again.
+const (
+	writerCache = 16000
+	readerCache = 2000
+	indexCache  = 4000
+)
+
 // openFile locks, checks and opens the file, making it where there is none.
 func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile, err error) {
 	lock, err := lockFile(path)
@@ -57,7 +65,7 @@ func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile,
 		return nil, err
 	}
 	f.writer, err = openSession(path, "synchronous("+string(synchronous)+")",
-		"busy_timeout(5000)", "temp_store(memory)", "cache_size(-16000)", "wal_autocheckpoint(4000)")
+		"busy_timeout(5000)", "temp_store(memory)", fmt.Sprintf("cache_size(-%d)", writerCache), "wal_autocheckpoint(4000)")
 	if err != nil {
 		return nil, fmt.Errorf("open replica file: %w", err)
 	}

@@ -18,7 +18,7 @@ const draftPrefix = "draft_"
 
 const (
 	// chunkRows is how many rows are written in one transaction: edits go on in between.
-	chunkRows = 8192
+	chunkRows = 2048
 	// chunksAhead is how many such chunks may be decoded and not yet written, each of a few megabytes.
 	chunksAhead = 1
 )
@@ -98,10 +98,12 @@ func (l *loader) index(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.script("PRAGMA temp_store = FILE"); err != nil {
+		if err := s.script("PRAGMA temp_store = FILE", fmt.Sprintf("PRAGMA cache_size = -%d", indexCache)); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, s.script("PRAGMA temp_store = MEMORY")) }()
+		defer func() {
+			err = errors.Join(err, s.script("PRAGMA temp_store = MEMORY", fmt.Sprintf("PRAGMA cache_size = -%d", writerCache)))
+		}()
 		for _, table := range logTables {
 			if err := s.script(table.createIndexes(draftPrefix, suffix)...); err != nil {
 				return err
