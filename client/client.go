@@ -34,6 +34,9 @@ type Options struct {
 	// from several goroutines at once. Nil means to send none.
 	Token func(ctx context.Context) (string, error)
 
+	// WaitForFile has Open wait, as long as its ctx lasts, until the Client that has the file open, in this
+	// process or another one, closes it. Without it, the error is ErrLocked at once.
+	WaitForFile bool
 	// Synchronous says what an edit survives. Defaults to SynchronousFull.
 	Synchronous Synchronous
 
@@ -185,7 +188,7 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := openFile(path, fresh, opts.Synchronous)
+	file, err := openFile(ctx, path, fresh, opts)
 	if err != nil {
 		return nil, err
 	}

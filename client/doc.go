@@ -19,7 +19,7 @@
 // Client is safe for concurrent use. Edits and applied batches run one at a time; reads run beside
 // them on a consistent snapshot and never wait. A Tx or View belongs to the function that it was
 // passed to, and that function must not call Edit of the same Client. One process has the file open
-// at a time: see ErrLocked.
+// at a time: another one gets ErrLocked, or waits, see Options.WaitForFile.
 //
 // # The first load
 //

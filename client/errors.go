@@ -10,26 +10,27 @@ import (
 
 // Conditions of the file that Open reports. The file is left as it was.
 var (
-	// ErrLocked means that another Client, in this process or another one, has the file open.
-	ErrLocked = errors.New("replica file is in use")
+	// ErrLocked means that another Client, in this process or another one, has the file open: close that
+	// one, or wait for it with Options.WaitForFile.
+	ErrLocked = errors.New("replica file is in use by another client: close that one, or wait for it")
 	// ErrNotCanopyFile means that the file is something else: choose another path.
-	ErrNotCanopyFile = errors.New("not a Canopy replica file")
+	ErrNotCanopyFile = errors.New("not a Canopy replica file: choose another path")
 	// ErrNewerVersion means that a newer version of this package wrote the file: update.
-	ErrNewerVersion = errors.New("replica file is of a newer version")
+	ErrNewerVersion = errors.New("replica file is of a newer version: update this program")
 	// ErrOtherRoom means that the file holds another room than Options.Room.
-	ErrOtherRoom = errors.New("replica file holds another room")
+	ErrOtherRoom = errors.New("replica file holds another room: choose another path, or open that room")
 )
 
 // Conditions of the storage, from any method.
 var (
 	// ErrReadOnly means that the file or its directory cannot be written.
-	ErrReadOnly = errors.New("replica file is read-only")
+	ErrReadOnly = errors.New("replica file cannot be written: make the file and its directory writable")
 	// ErrDiskFull means that a transaction did not fit on the disk. It was rolled back: make room and
 	// do it again.
-	ErrDiskFull = errors.New("disk is full")
+	ErrDiskFull = errors.New("disk is full: make room and do it again")
 	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file,
 	// what it does not have yet by Client.Salvage.
-	ErrCorrupt = errors.New("replica file is corrupt")
+	ErrCorrupt = errors.New("replica file is damaged: repair it, or salvage what is pending and start a new one")
 	// ErrClosed is returned by everything after Close.
 	ErrClosed = errors.New("client is closed")
 )

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -43,8 +46,8 @@ const (
 )
 
 // openFile locks, checks and opens the file, making it where there is none.
-func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile, err error) {
-	lock, err := lockFile(path)
+func openFile(ctx context.Context, path string, fresh meta, opts Options) (_ *replicaFile, err error) {
+	lock, err := lockFile(ctx, path, opts.WaitForFile)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +67,7 @@ func openFile(path string, fresh meta, synchronous Synchronous) (_ *replicaFile,
 	if err != nil {
 		return nil, err
 	}
-	f.writer, err = openSession(path, "synchronous("+string(synchronous)+")",
+	f.writer, err = openSession(path, "synchronous("+string(opts.Synchronous)+")",
 		"busy_timeout(5000)", "temp_store(memory)", fmt.Sprintf("cache_size(-%d)", writerCache), "wal_autocheckpoint(4000)")
 	if err != nil {
 		return nil, fmt.Errorf("open replica file: %w", err)
@@ -95,25 +98,42 @@ func upgrade(s *session) error {
 	return nil
 }
 
+// lockRetry is how often somebody who waits for the lock asks for it.
+const lockRetry = 50 * time.Millisecond
+
 // lockFile takes the lock that keeps others out for as long as the session is open: an exclusive
 // SQLite lock on an empty database beside the file. The operating system lets go of it if we die,
 // and SQLite's own locks work wherever SQLite does, also between two clients in one process.
-func lockFile(path string) (*session, error) {
+func lockFile(ctx context.Context, path string, wait bool) (*session, error) {
 	lock, err := openSession(path + "-lock")
 	if err != nil {
 		return nil, fmt.Errorf("lock replica file: %w", err)
 	}
-	if err := lock.script("BEGIN EXCLUSIVE"); err != nil {
+	// In a file that cannot be written, SQLite begins a read, which locks nobody out: hence the write.
+	statements := []string{"PRAGMA journal_mode = memory", "BEGIN EXCLUSIVE", "PRAGMA user_version = 0"}
+	err = lock.script(statements...)
+	for wait && errors.Is(err, ErrLocked) && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			err = errors.Join(err, ctx.Err())
+		case <-time.After(lockRetry):
+			err = lock.script(statements...)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock replica file: %w", err), lock.close())
 	}
 	return lock, nil
 }
 
 // checkFile looks at the file's header without opening it as a database, so that a file that is not
-// ours is left untouched. It must run under the lock: closing a file that a connection of this process
-// has open would drop its locks.
+// ours is left untouched, and at whether it can be written, which SQLite tells only when it is too late. It
+// must run under the lock: closing a file that a connection of this process has open would drop its locks.
 func checkFile(path string) error {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
 	if err != nil {
 		return err
 	}

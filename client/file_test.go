@@ -1,11 +1,13 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -104,6 +106,40 @@ func TestOpenRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who waits for a file that is in use gets it when it is free, or the error when he has waited enough.
+func TestOpenWaits(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "replica")
+	first := open(t, path, client.Options{})
+	create(t, first, moveop.Root, client.Last, "a")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := client.Open(ctx, path, client.Options{WaitForFile: true}); !errors.Is(err, client.ErrLocked) {
+		t.Errorf("the error is %v", err)
+	}
+	opened := make(chan error)
+	var second *client.Client
+	go func() {
+		var err error
+		second, err = client.Open(t.Context(), path, client.Options{WaitForFile: true})
+		opened <- err
+	}()
+	create(t, first, moveop.Root, client.Last, "b")
+	select {
+	case err := <-opened:
+		t.Fatalf("opened while in use, %v", err)
+	default:
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	wantOutline(t, second, "a,b")
 }
 
 func TestOpenInMissingDirectory(t *testing.T) {
