@@ -37,7 +37,7 @@ func TestCompaction(t *testing.T) {
 	}
 	t.Cleanup(tables.Close)
 	replicas := pool{t: t}
-	proptest.Compaction(t, proptest.Suite{Histories: 120, New: func(t testing.TB, restoreOn proptest.Policy) proptest.Engine {
+	proptest.Compaction(t, proptest.Suite{Histories: 40, New: func(t testing.TB, restoreOn proptest.Policy) proptest.Engine {
 		room := fmt.Sprintf("room-%d", compactedRooms.Add(1))
 		_, err := db.CreateRoom(t.Context(), room, "0193a0e0-0000-7000-8000-00000000cafe")
 		if err == nil {
