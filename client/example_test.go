@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -70,66 +72,293 @@ func TestReadmeShowsTheExample(t *testing.T) {
 	}
 }
 
-// Undo takes back one's own last edit, and Redo does it again.
-func ExampleClient_Undo() {
-	ctx := context.Background()
+// withGarden runs an example on a new replica that is gone afterwards.
+func withGarden(example func(ctx context.Context, c *client.Client, dir string) error) {
 	dir, err := os.MkdirTemp("", "canopy")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
+	ctx := context.Background()
 	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close()
-	err = c.Edit(ctx, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", "My garden") })
-	if err != nil {
+	if err := errors.Join(example(ctx, c, dir), c.Close()); err != nil {
 		log.Fatal(err)
 	}
-	undone, err := c.Undo(ctx)
-	if err != nil {
-		log.Fatal(err)
+}
+
+// Open with services, say where the token comes from, and wait for somebody else who has the file open.
+// Each error of the file says what can be done.
+func ExampleOpen() {
+	connect := func(ctx context.Context, path string, token func(context.Context) (string, error)) (*client.Client, error) {
+		c, err := client.Open(ctx, path, client.Options{
+			Room:         "garden",
+			RealtimeURL:  "https://canopy.example",
+			BootstrapURL: "https://snapshots.canopy.example",
+			Name:         "Ann",
+			Token:        token,
+			WaitForFile:  true,
+		})
+		switch {
+		case errors.Is(err, client.ErrNewerVersion):
+			fmt.Println("update this program")
+		case errors.Is(err, client.ErrCorrupt):
+			fmt.Println("move the file away and load the room anew")
+		}
+		return c, err
 	}
-	_, titled, err := c.Value(ctx, moveop.Root, "title")
-	if err != nil {
-		log.Fatal(err)
+	_ = connect
+}
+
+// All that an edit can do. Each Edit is one transaction, and one step of Undo.
+func ExampleClient_Edit() {
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		return c.Edit(ctx, func(tx *client.Tx) error {
+			beds, err := tx.CreateRun(moveop.Root, client.Last, 3) // a run stays together
+			if err != nil {
+				return err
+			}
+			a, b, d := beds[0], beds[1], beds[2]
+			for i, title := range []string{"a", "b", "d"} {
+				if err := tx.Set(beds[i], "title", title); err != nil {
+					return err
+				}
+			}
+			row, err := tx.Create(a, client.First)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(
+				tx.Move(row, moveop.Root, client.Before(b)), // in front of b,
+				tx.Move(row, moveop.Root, client.After(b)),  // behind it,
+				tx.Move(row, b, client.Last),                // into it
+				tx.Reorder(a, client.Last),
+				tx.Delete(d),
+				tx.Restore(d),
+				tx.Set(d, "color", "red"),
+				tx.Set(d, "color", nil), // cleared
+				tx.Delete(row),
+			)
+			if err != nil {
+				return err
+			}
+			return tx.Walk(moveop.Root, func(n client.Node, depth int) error {
+				title, _, err := tx.Value(n.ID, "title")
+				fmt.Printf("%d %s\n", depth, title)
+				return err
+			})
+		})
+	})
+	// Output:
+	// 1 "b"
+	// 1 "d"
+	// 1 "a"
+}
+
+// Several reads of one state: children by page, what is above and below a node, its properties, Trash.
+func ExampleClient_View() {
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		var bed, row, weed moveop.NodeID
+		err := c.Edit(ctx, func(tx *client.Tx) (err error) {
+			if _, err = tx.CreateRun(moveop.Root, client.Last, 250); err != nil {
+				return err
+			}
+			if bed, err = tx.Create(moveop.Root, client.Last); err != nil {
+				return err
+			}
+			if row, err = tx.Create(bed, client.Last); err != nil {
+				return err
+			}
+			if weed, err = tx.Create(row, client.Last); err != nil {
+				return err
+			}
+			return errors.Join(tx.Set(row, "title", "tulips"), tx.Set(row, "color", "red"), tx.Delete(weed))
+		})
+		if err != nil {
+			return err
+		}
+		return c.View(ctx, func(v *client.View) error {
+			var after client.Cursor
+			for {
+				page, err := v.Children(moveop.Root, after, 100)
+				if err != nil {
+					return err
+				}
+				fmt.Println(len(page), "children")
+				if len(page) < 100 {
+					break
+				}
+				after = page[len(page)-1].Cursor()
+			}
+			n, err := v.Node(row)
+			if err != nil {
+				return err
+			}
+			above, err := v.Ancestors(row)
+			if err != nil {
+				return err
+			}
+			values, err := v.Values(row)
+			if err != nil {
+				return err
+			}
+			fmt.Println(n.Parent == bed, above[len(above)-1] == moveop.Root, len(values), string(values["title"]))
+			deleted, err := v.IsDeleted(weed)
+			if err != nil {
+				return err
+			}
+			trash, err := v.Children(moveop.Trash, client.Cursor{}, 0)
+			if err != nil {
+				return err
+			}
+			fmt.Println(deleted, len(trash) == 1 && trash[0].ID == weed)
+			return v.Walk(bed, func(n client.Node, depth int) error {
+				fmt.Println("below the bed:", n.ID == row, depth)
+				return nil
+			})
+		})
+	})
+	// Output:
+	// 100 children
+	// 100 children
+	// 51 children
+	// true true 2 "tulips"
+	// true true
+	// below the bed: true 1
+}
+
+// A line that says where the replica stands.
+func ExampleClient_WatchStatus() {
+	show := func(ctx context.Context, c *client.Client) {
+		for s := range c.WatchStatus(ctx) {
+			switch done, total := s.Progress(); {
+			case total > 0:
+				fmt.Printf("%s: %d of %d\n", s.State, done, total)
+			case s.State == client.StateNeedsAuth:
+				fmt.Println("sign in again") // and call Reconnect then
+			case s.State == client.StateUpdateRequired:
+				fmt.Println("update this program")
+			case s.State == client.StateQuarantined:
+				fmt.Println(s.Refused, "changes were refused") // see Refused
+			default:
+				fmt.Println(s.State, s.Pending, "to send")
+			}
+			if s.ClockOffset.Abs() > time.Minute {
+				fmt.Println("the clock of this computer is wrong by", -s.ClockOffset)
+			}
+		}
 	}
-	fmt.Println(len(undone.Done), "undone,", len(undone.Skipped), "skipped; titled:", titled, "redo:", c.CanRedo())
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel() // show goes on until then
+		show(ctx, c)
+		return nil
+	})
+	// Output: offline 0 to send
+}
+
+// Be sure that everything is on the server before the file is given away.
+func ExampleClient_WaitSynced() {
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		switch err := c.WaitSynced(ctx); {
+		case errors.Is(err, client.ErrRefused):
+			fmt.Println("all is done but for what the server refused")
+		case errors.Is(err, client.ErrOffline):
+			fmt.Println("opened without services")
+		case err != nil:
+			return err
+		}
+		return nil
+	})
+	// Output: opened without services
+}
+
+// Show the others where one's cursor is, and see theirs.
+func ExampleClient_SetPresence() {
+	together := func(ctx context.Context, c *client.Client, selected moveop.NodeID) error {
+		if err := c.SetPresence(map[string]any{"selected": selected}); err != nil { // as often as it moves
+			return err
+		}
+		for peers := range c.WatchPeers(ctx) { // whole lists; who has left is not in it
+			for _, p := range peers {
+				fmt.Println(p.Name, "is at", string(p.State))
+			}
+		}
+		return nil
+	}
+	_ = together
+}
+
+// Take the copy that Export made into use in place of the file: it is a file like any.
+func ExampleClient_Export() {
+	withGarden(func(ctx context.Context, c *client.Client, dir string) error {
+		err := c.Edit(ctx, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", "My garden") })
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, "backup.canopy")
+		if err := c.Export(ctx, path); err != nil { // edits go on meanwhile
+			return err
+		}
+		restored, err := client.Open(ctx, path, client.Options{})
+		if err != nil {
+			return err
+		}
+		title, _, err := restored.Value(ctx, moveop.Root, "title")
+		fmt.Println(string(title), restored.Pending(), restored.Replica() != c.Replica())
+		return errors.Join(err, restored.Close())
+	})
+	// Output: "My garden" 1 true
+}
+
+// Undo takes back one's own last edit, and Redo does it again.
+func ExampleClient_Undo() {
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		err := c.Edit(ctx, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", "My garden") })
+		if err != nil {
+			return err
+		}
+		undone, err := c.Undo(ctx)
+		if err != nil {
+			return err
+		}
+		_, titled, err := c.Value(ctx, moveop.Root, "title")
+		if err != nil {
+			return err
+		}
+		fmt.Println(len(undone.Done), "undone,", len(undone.Skipped), "skipped; titled:", titled, "redo:", c.CanRedo())
+		return nil
+	})
 	// Output: 1 undone, 0 skipped; titled: false redo: true
 }
 
 // Events keep a picture of the tree in step without reading it again.
 func ExampleClient_Watch() {
-	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "canopy")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer c.Close()
-	events := c.Watch(ctx)
-	err = c.Edit(ctx, func(tx *client.Tx) error {
-		bed, err := tx.Create(moveop.Root, client.Last)
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		events := c.Watch(ctx)
+		err := c.Edit(ctx, func(tx *client.Tx) error {
+			bed, err := tx.Create(moveop.Root, client.Last)
+			if err != nil {
+				return err
+			}
+			return tx.Set(bed, "title", "tulips")
+		})
 		if err != nil {
 			return err
 		}
-		return tx.Set(bed, "title", "tulips")
+		e := <-events
+		if e.Reread {
+			fmt.Println("read again what is shown, as of", e.Version)
+		}
+		for _, change := range e.Changes {
+			fmt.Println(e.Origin, change.Kind(), change.Values[0].Key, string(change.Values[0].Value))
+		}
+		return nil
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	e := <-events
-	if e.Reread {
-		fmt.Println("read again what is shown, as of", e.Version)
-	}
-	for _, change := range e.Changes {
-		fmt.Println(e.Origin, change.Kind(), change.Values[0].Key, string(change.Values[0].Value))
-	}
 	// Output: local created title "tulips"
 }
 
@@ -151,59 +380,39 @@ func ExampleClient_Discard() {
 	_ = settle
 }
 
-// Export a copy while the replica is in use, and make a room of its own from what is there.
+// Make a room of its own from what is there.
 func ExampleClient_Fork() {
-	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "canopy")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.Export(ctx, filepath.Join(dir, "backup.canopy")); err != nil {
-		log.Fatal(err)
-	}
-	if err := c.Fork(ctx, filepath.Join(dir, "meadow.canopy"), "meadow"); err != nil {
-		log.Fatal(err)
-	}
-	fork, err := client.Open(ctx, filepath.Join(dir, "meadow.canopy"), client.Options{}) // with services, to share it
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer fork.Close()
-	fmt.Println(fork.Room(), fork.Replica() != c.Replica())
+	withGarden(func(ctx context.Context, c *client.Client, dir string) error {
+		if err := c.Fork(ctx, filepath.Join(dir, "meadow.canopy"), "meadow"); err != nil {
+			return err
+		}
+		fork, err := client.Open(ctx, filepath.Join(dir, "meadow.canopy"), client.Options{}) // with services, to share it
+		if err != nil {
+			return err
+		}
+		fmt.Println(fork.Room(), fork.Replica() != c.Replica())
+		return fork.Close()
+	})
 	// Output: meadow true
 }
 
 // Examine a replica, and have it loaded anew where something is wrong with it.
 func ExampleClient_Doctor() {
-	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "canopy")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	c, err := client.Open(ctx, filepath.Join(dir, "garden.canopy"), client.Options{Room: "garden"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer c.Close()
-	diagnosis, err := c.Doctor(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	for _, finding := range diagnosis.Findings {
-		fmt.Println(finding.Check, finding.Detail)
-	}
-	if len(diagnosis.Findings) > 0 {
-		if err := c.Repair(ctx); err != nil {
-			log.Fatal(err)
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		diagnosis, err := c.Doctor(ctx)
+		if err != nil {
+			return err
 		}
-	}
-	fmt.Println(len(diagnosis.Findings), "findings; compared with the server:", diagnosis.Compared)
+		for _, finding := range diagnosis.Findings {
+			fmt.Println(finding.Check, finding.Detail)
+		}
+		if len(diagnosis.Findings) > 0 {
+			if err := c.Repair(ctx); err != nil {
+				return err
+			}
+		}
+		fmt.Println(len(diagnosis.Findings), "findings; compared with the server:", diagnosis.Compared)
+		return nil
+	})
 	// Output: 0 findings; compared with the server: false
 }

@@ -18,6 +18,7 @@ type fakeStore struct {
 	rooms   map[string]*fakeRoom
 	applies [][]moveop.Op // every batch handed to Apply
 	reads   int           // of rooms' rows and logs
+	calls   int           // of anything about a room
 
 	// What a test injects.
 	gate   chan struct{}               // Apply waits for it before it begins
@@ -41,6 +42,7 @@ func (f *fakeStore) set(change func(f *fakeStore)) {
 }
 
 func (f *fakeStore) room(name string) (*fakeRoom, error) {
+	f.calls++
 	if f.broken != nil {
 		return nil, f.broken
 	}

@@ -163,6 +163,50 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// Fifty people moving their cursors at 20 Hz ask nothing of the store, and who does not read meanwhile has
+// nothing queued but the latest of each.
+func TestPresenceOfManyIsLight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const people, ticks = 50, 40
+		s := setupPipe(t, func(cfg *realtime.Config) { cfg.Timing.Poll, cfg.Timing.Head = time.Hour, time.Hour })
+		s.seed("plan", 1)
+		var movers []*peer
+		for i := range people {
+			m := s.join("plan", moveop.ReplicaID(0x100+i))
+			go discard(m)
+			movers = append(movers, m)
+		}
+		slow := s.join("plan", 0xa)
+		settle()
+		calls := 0
+		s.store.set(func(f *fakeStore) { calls = f.calls })
+		for tick := range ticks {
+			for _, m := range movers {
+				m.send(wire.Presence{State: json.RawMessage(fmt.Sprint(tick))})
+			}
+			time.Sleep(50 * time.Millisecond) // of the bubble's clock
+		}
+		settle()
+		s.store.set(func(f *fakeStore) { calls = f.calls - calls })
+		if calls != 0 {
+			t.Errorf("the store was called %d times", calls)
+		}
+		frames, shown := 0, map[moveop.ReplicaID]bool{}
+		for len(shown) < people {
+			frames++
+			for replica, state := range expect[wire.Presence](slow).Updates {
+				if string(state) == fmt.Sprint(ticks-1) {
+					shown[replica] = true
+				}
+			}
+		}
+		if frames > 3 { // the one that was under way, and what came of the rest
+			t.Errorf("%d frames for the one who did not read", frames)
+		}
+	})
+}
+
 func TestPresenceExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
