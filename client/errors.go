@@ -29,7 +29,8 @@ var (
 	// do it again.
 	ErrDiskFull = errors.New("disk is full: make room and do it again")
 	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file,
-	// what it does not have yet by Client.Salvage.
+	// what it does not have yet by Client.Salvage. That needs an open Client: where the damage is where Open
+	// has to read, this package cannot get at what is pending, so keep the file.
 	ErrCorrupt = errors.New("replica file is damaged: repair it, or salvage what is pending and start a new one")
 	// ErrClosed is returned by everything after Close.
 	ErrClosed = errors.New("client is closed")

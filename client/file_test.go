@@ -85,6 +85,16 @@ func TestOpenRefuses(t *testing.T) {
 			}
 		}, "meadow", client.ErrOtherRoom},
 		{"damaged", patched(100, 0xff), "garden", client.ErrCorrupt},
+		{"cut off", func(t *testing.T, path string) {
+			c := open(t, path, client.Options{})
+			edit(t, c, func(tx *client.Tx) error { _, err := tx.CreateRun(moveop.Root, client.Last, 500); return err })
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, 8192); err != nil {
+				t.Fatal(err)
+			}
+		}, "garden", client.ErrCorrupt},
 		{"in use", func(t *testing.T, path string) { open(t, path, client.Options{}) }, "garden", client.ErrLocked},
 		{"a directory", func(t *testing.T, path string) {
 			if err := os.Mkdir(path, 0o755); err != nil {

@@ -303,6 +303,49 @@ func TestCopiedFile(t *testing.T) {
 	s.checkOnce(t)
 }
 
+// A file that is restored from a copy goes on as another replica: the server holds operations under its id
+// that the copy lacks. What the copy thinks is pending and the server has does not come twice.
+func TestRestoredFile(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	path := filepath.Join(t.TempDir(), "replica")
+	c := open(t, path, s.options())
+	create(t, c, moveop.Root, client.Last, "a")
+	s.synced(t, c)
+	closeIt := func() {
+		t.Helper()
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeIt()
+	c = open(t, path, client.Options{})
+	create(t, c, moveop.Root, client.Last, "b")
+	before := c.Replica()
+	closeIt()
+	backup, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, path, s.options())
+	create(t, c, moveop.Root, client.Last, "lost here")
+	s.synced(t, c)
+	closeIt()
+	if err := os.WriteFile(path, backup, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, path, client.Options{})
+	create(t, c, moveop.Root, client.Last, "d")
+	closeIt()
+	c = open(t, path, s.options())
+	s.synced(t, c)
+	if c.Replica() == before {
+		t.Error("the restored file goes on as the same replica")
+	}
+	wantTitles(t, c, "a b d lost here")
+	s.checkOnce(t)
+}
+
 // A replica id that is in use elsewhere is given up, not at once.
 func TestReplicaInUse(t *testing.T) {
 	t.Parallel()

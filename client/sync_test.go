@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -111,5 +112,42 @@ func TestPushAfterOfflineEdits(t *testing.T) {
 	s.synced(t, c)
 	if got := fmt.Sprint(s.counts().pushes); got != "[100 100 52]" {
 		t.Errorf("pushes of %s operations", got)
+	}
+}
+
+// Weeks without a network, and a restart every few days: all of it is kept and pushed in the order in which
+// it was made, under the times at which it was.
+func TestOfflineForWeeks(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	path := filepath.Join(t.TempDir(), "replica")
+	begin := time.Now().AddDate(0, 0, -28)
+	var made []moveop.NodeID
+	for day := 0; day < 28; day += 4 {
+		now := begin.AddDate(0, 0, day)
+		c := open(t, path, client.Options{Now: func() time.Time { return now }})
+		for range 3 {
+			made = append(made, create(t, c, moveop.Root, client.First, fmt.Sprint(day)))
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := open(t, path, s.options())
+	s.synced(t, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var pushed []moveop.NodeID
+	for _, op := range s.log() {
+		if op.Kind != moveop.Move {
+			continue
+		}
+		if want := begin.AddDate(0, 0, len(pushed)/3*4); op.TS.Time().UnixMilli() != want.UnixMilli() {
+			t.Errorf("pushed as made at %v, not %v", op.TS.Time(), want)
+		}
+		pushed = append(pushed, op.Node)
+	}
+	if !slices.Equal(pushed, made) {
+		t.Errorf("pushed %v, made %v", pushed, made)
 	}
 }
