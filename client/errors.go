@@ -63,7 +63,7 @@ var (
 	ErrRefused = errors.New("the server refused operations")
 )
 
-// storageErrors maps primary SQLite result codes to the errors of this package.
+// storageErrors maps SQLite result codes, extended or primary, to the errors of this package.
 var storageErrors = map[int]error{
 	lib.SQLITE_BUSY:     ErrLocked,
 	lib.SQLITE_LOCKED:   ErrLocked,
@@ -73,6 +73,8 @@ var storageErrors = map[int]error{
 	lib.SQLITE_FULL:     ErrDiskFull,
 	lib.SQLITE_CORRUPT:  ErrCorrupt,
 	lib.SQLITE_NOTADB:   ErrCorrupt,
+
+	lib.SQLITE_IOERR_SHMSIZE: ErrDiskFull, // for the file path-shm, which indexes SQLite's log
 }
 
 // storageError names the way out of a SQLite error where there is one.
@@ -81,7 +83,10 @@ func storageError(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	known, ok := storageErrors[e.Code()&0xff]
+	known, ok := storageErrors[e.Code()]
+	if !ok {
+		known, ok = storageErrors[e.Code()&0xff]
+	}
 	if !ok || errors.Is(err, known) {
 		return err
 	}

@@ -3,6 +3,7 @@ package client_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -100,4 +101,87 @@ func asNobody(fn func() error) error {
 		done <- fn()
 	}()
 	return <-done
+}
+
+// However little room there is, a replica is opened, or the disk is full and the file as it was.
+func TestOpenOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1m", "canopy-client", dir).CombinedOutput(); err != nil {
+		t.Logf("only root can make a small disk (%v: %s): full disks are those of the other tests", err, out)
+		return
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "--lazy", dir).CombinedOutput(); err != nil {
+			t.Errorf("unmount: %v: %s", err, out)
+		}
+	})
+	path := filepath.Join(dir, "replica")
+	c := open(t, path, client.Options{})
+	create(t, c, moveop.Root, client.Last, "a")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, full := map[string]int{}, map[string]int{}
+	for pages := range 40 {
+		rest := fill(t, filepath.Join(dir, "rest"), pages)
+		for _, file := range []string{path, path + "-other"} { // one that is there, and a new one
+			c, err := client.Open(t.Context(), file, client.Options{Room: "garden"})
+			switch {
+			case err == nil:
+				opened[file]++
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+			case errors.Is(err, client.ErrDiskFull):
+				full[file]++
+			default:
+				t.Errorf("with %d pages left: %v", pages, err)
+			}
+		}
+		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
+			t.Fatalf("with %d pages left the file was changed, %v", pages, err)
+		}
+		left, err := filepath.Glob(path + "-other*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range append(left, rest) {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(opened) != 2 || len(full) != 2 {
+		t.Errorf("opened %v, disk full %v", opened, full)
+	}
+	wantOutline(t, open(t, path, client.Options{}), "a")
+}
+
+// fill fills a disk but for some pages, with a file of that name.
+func fill(t *testing.T, path string, pages int) string {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var page [4096]byte
+	written := 0
+	for err == nil {
+		if _, err = file.Write(page[:]); err == nil {
+			written++
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := file.Truncate(int64(max(0, written-pages)) * int64(len(page))); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
