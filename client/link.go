@@ -127,6 +127,9 @@ func (l *link) send(ctx context.Context) (later time.Duration, err error) {
 	if !l.welcomed {
 		return pingInterval, nil
 	}
+	if !l.ofOurs(l.c.store.meta.Load()) {
+		return 0, errLoaded
+	}
 	if later, err = l.push(ctx); err != nil {
 		return 0, err
 	}
@@ -153,6 +156,10 @@ func (l *link) sendPresence() (later time.Duration, err error) {
 	return pingInterval, l.conn.send(wire.Presence{State: state})
 }
 
+// ofOurs reports whether a replica at m has the history that the connection is about. A first snapshot
+// that was taken before the server's history was replaced comes in at any time.
+func (l *link) ofOurs(m *meta) bool { return m.epoch == l.epoch }
+
 // ping asks for a sign of life, the members, and the head.
 func (l *link) ping(round int64) error {
 	if !l.welcomed {
@@ -165,7 +172,7 @@ func (l *link) ping(round int64) error {
 // finishRounds tells WaitSynced.
 func (l *link) finishRounds() {
 	m := l.c.store.meta.Load()
-	if m.partial || m.pending > m.refused {
+	if !l.ofOurs(m) || m.partial || m.pending > m.refused {
 		return
 	}
 	for len(l.answers) > 0 && l.answers[0].head <= m.seq {
@@ -235,14 +242,18 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	if err := l.hold(ctx, w); err != nil {
 		return err
 	}
-	if l.first == nil && l.needSnapshot || m.seq > 0 && (m.epoch != w.Epoch || w.Head < m.seq) {
-		return fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
+	resync := fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
+	if l.first == nil && l.needSnapshot || !m.goesOnFrom(w) {
+		return resync
 	}
 	if w.LastTS != nil && m.issued.Before(*w.LastTS) {
 		l.rename(ctx)
 		return errRenamed
 	}
 	err := l.c.store.update(ctx, Remote, func(t *txn) error {
+		if m = &t.meta; !m.goesOnFrom(w) {
+			return resync // another snapshot has come in
+		}
 		t.meta.epoch = w.Epoch
 		if t.meta.offset != 0 { // it was wrong once: follow it
 			t.meta.offset = l.offset(w.ServerTime)
@@ -258,6 +269,11 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	l.c.setProgress(func(p *progress) { p.state, p.from, p.head, p.err = StateCatchingUp, m.seq, w.Head, nil })
 	l.reached(m.seq)
 	return nil
+}
+
+// goesOnFrom reports whether a server can send what is behind our cursor.
+func (m *meta) goesOnFrom(w wire.Welcome) bool {
+	return m.seq == 0 || m.epoch == w.Epoch && m.seq <= w.Head
 }
 
 // hold notes what the server says that it holds.
@@ -390,6 +406,9 @@ func (l *link) apply(ctx context.Context, ops []moveop.Op) error {
 // head compares: a lost last frame shows here, and so does a replica that went wrong.
 func (l *link) head(h wire.Head) error {
 	m := l.c.store.meta.Load()
+	if !l.ofOurs(m) {
+		return errLoaded
+	}
 	l.c.setProgress(func(p *progress) { p.head = max(p.head, h.Head) })
 	if h.Head > m.seq {
 		l.pulled = false // the room is idle, so what was asked for would be here

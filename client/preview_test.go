@@ -369,9 +369,19 @@ func TestPreviewLive(t *testing.T) {
 }
 
 // The server's history is replaced while it is loaded: what was shown of the old one goes, what was
-// edited stays, and what the server had acknowledged is pushed again.
+// edited stays, and what the server had acknowledged is pushed again. The old snapshot comes in while it
+// connects, or when it is connected to the new history, and being in step with that is not taken for granted.
 func TestPreviewEpoch(t *testing.T) {
 	t.Parallel()
+	for _, connected := range []bool{false, true} {
+		t.Run(fmt.Sprintf("connected=%v", connected), func(t *testing.T) {
+			t.Parallel()
+			testPreviewEpoch(t, connected)
+		})
+	}
+}
+
+func testPreviewEpoch(t *testing.T, connected bool) {
 	s := planted(t)
 	release := s.stall(t)
 	c := s.join(t)
@@ -385,6 +395,9 @@ func TestPreviewEpoch(t *testing.T) {
 	s.hangUp()
 	eventually(t, c, "shown", func() bool { return titles(t, c) == "kept mine other" })
 	s.hook(func(h *hooks) { h.snapshot = nil })
+	if connected {
+		s.settled(t, c)
+	}
 	release() // the old one
 	s.synced(t, c)
 	wantTitles(t, c, "kept mine other")

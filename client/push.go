@@ -49,6 +49,9 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	if err != nil || len(batch) == 0 {
 		return pingInterval, err
 	}
+	if !l.ofOurs(l.c.store.meta.Load()) {
+		return 0, errLoaded // what an edit knew may be of another history
+	}
 	frame, err := l.conn.codec.Encode(wire.Push{ID: strconv.FormatInt(l.id+1, 10), Ops: batch})
 	if err != nil {
 		return 0, err
@@ -110,7 +113,12 @@ func (l *link) ack(ctx context.Context, ack wire.Ack) error {
 	if err := l.answered(ack.ID); err != nil {
 		return err
 	}
-	err := l.c.store.update(ctx, Remote, func(t *txn) error { return t.acknowledge(ack.Results) })
+	err := l.c.store.update(ctx, Remote, func(t *txn) error {
+		if !l.ofOurs(&t.meta) {
+			return errLoaded
+		}
+		return t.acknowledge(ack.Results)
+	})
 	if err != nil {
 		return fmt.Errorf("record acknowledgement: %w", err)
 	}
