@@ -54,13 +54,15 @@ var (
 	ErrInsideDeleted = errors.New("a node above it was deleted")
 )
 
-// What keeps a replica from being in step with the server.
+// What keeps a replica from being in step with the server, or others from seeing what it shows.
 var (
 	// ErrOffline means that the client was opened without a RealtimeURL.
 	ErrOffline = errors.New("client has no services to sync with")
 	// ErrRefused means that the server refused operations for good. They are in quarantine, see
 	// Client.Refused, Client.Retry and Client.Discard, and everything else goes on.
 	ErrRefused = errors.New("the server refused operations")
+	// ErrPresenceTooLarge means that SetPresence was given more than MaxPresence.
+	ErrPresenceTooLarge = errors.New("the state is too large to show to others")
 )
 
 // storageErrors maps SQLite result codes, extended or primary, to the errors of this package.

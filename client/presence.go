@@ -36,13 +36,21 @@ type presence struct {
 	watchers watchers[[]Peer]
 }
 
+// MaxPresence is the most bytes of JSON that SetPresence takes: what the realtime service takes where nothing
+// else is configured. It must fit into a frame, or every connection would end with it.
+const MaxPresence = 4 << 10
+
 // SetPresence shows a state, such as a cursor or a selection, to the others who are connected, for as
 // long as this client is; nil takes it back. It never waits: only the latest state is sent, now or
-// when there is a connection, and not more often than others could follow.
+// when there is a connection, and not more often than others could follow. The error is
+// ErrPresenceTooLarge beyond MaxPresence; the state before it stays.
 func (c *Client) SetPresence(state any) error {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("set presence: %w", err)
+	}
+	if len(text) > MaxPresence {
+		return fmt.Errorf("set presence: %w: %d bytes, the limit is %d", ErrPresenceTooLarge, len(text), MaxPresence)
 	}
 	if string(text) == "null" {
 		text = nil

@@ -497,6 +497,15 @@ func TestPresence(t *testing.T) {
 	await("shown", func(peers []client.Peer) bool {
 		return len(peers) == 1 && peers[0].Name == "Ann" && string(peers[0].State) == `{"line":3}`
 	})
+	if err := a.SetPresence(strings.Repeat("x", client.MaxPresence)); !errors.Is(err, client.ErrPresenceTooLarge) {
+		t.Errorf("with quotes it is too large: %v", err)
+	}
+	if err := a.SetPresence(strings.Repeat("x", client.MaxPresence-2)); err != nil {
+		t.Fatal(err)
+	}
+	await("shown at full length", func(peers []client.Peer) bool {
+		return len(peers) == 1 && len(peers[0].State) == client.MaxPresence
+	})
 	if err := a.SetPresence(nil); err != nil {
 		t.Fatal(err)
 	}
