@@ -17,6 +17,10 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
+// MaxName is the most bytes of Options.Name: what the realtime service takes where nothing else is
+// configured. With more it would accept no connection.
+const MaxName = 128
+
 // Options says what Open opens and how it is kept in step. Only Room is required.
 type Options struct {
 	// Room is the room's name. For a file that exists it may be empty: the file knows.
@@ -27,7 +31,7 @@ type Options struct {
 	// BootstrapURL is the bootstrap service, from which a new replica, or one that was away for too
 	// long, gets the room as a whole. Empty means to do with what the realtime service still has.
 	BootstrapURL string
-	// Name is shown to the others in the room.
+	// Name is shown to the others in the room. It has at most MaxName bytes.
 	Name string
 	// Token returns the token for the services, each time one is needed: for every connection and
 	// request, and before a JSON Web Token in use ends, so that the connection can go on. It may be called
@@ -112,6 +116,9 @@ func (o Options) check() error {
 		if err := wire.ValidRoom(o.Room); err != nil {
 			return err
 		}
+	}
+	if len(o.Name) > MaxName {
+		return fmt.Errorf("name has %d bytes, the limit is %d", len(o.Name), MaxName)
 	}
 	if o.Synchronous != SynchronousFull && o.Synchronous != SynchronousNormal {
 		return fmt.Errorf("synchronous is %q, not FULL or NORMAL", o.Synchronous)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,6 +168,7 @@ func TestOpenChecksOptions(t *testing.T) {
 		"room name":     {Room: "Not A Name"},
 		"realtime URL":  {Room: "garden", RealtimeURL: "localhost:8420"},
 		"bootstrap URL": {Room: "garden", BootstrapURL: "ftp://localhost"},
+		"long name":     {Room: "garden", Name: strings.Repeat("x", client.MaxName+1)},
 		"synchronous":   {Room: "garden", Synchronous: "OFF"},
 	} {
 		path := filepath.Join(t.TempDir(), "replica")
