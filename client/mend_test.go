@@ -13,6 +13,7 @@ import (
 func settled(t *testing.T) (s *server, path string) {
 	t.Helper()
 	s = newServer(t)
+	var ops []moveop.Op
 	for i := range 1500 {
 		n := moveop.NodeID{1, byte(i >> 8), byte(i)}
 		ts := moveop.NewTimestamp(int64(1.7e12)+int64(i)*40_000, 0, 7)
@@ -24,9 +25,10 @@ func settled(t *testing.T) (s *server, path string) {
 			op.Node = moveop.NodeID{1, byte((i - 2) >> 8), byte(i - 2)}
 			op.Parent = moveop.NodeID{1, byte(i / 30 * 3 >> 8), byte(i / 30 * 3)}
 		}
-		if err := s.apply(op); err != nil {
-			t.Fatal(err)
-		}
+		ops = append(ops, op)
+	}
+	if err := s.apply(ops...); err != nil {
+		t.Fatal(err)
 	}
 	path = filepath.Join(t.TempDir(), "replica")
 	c := open(t, path, s.options())
