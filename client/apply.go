@@ -130,14 +130,11 @@ func (t *txn) number(op *moveop.Op, seq int64) (err error) {
 // moves since the oldest one.
 func (t *txn) withdraw(ops []moveop.Op) error {
 	gone := make(map[moveop.Timestamp]bool, len(ops))
-	first := moveop.MaxTimestamp
 	for i := range ops {
-		if gone[ops[i].TS] = true; ops[i].TS.Before(first) {
-			first = ops[i].TS
-		}
+		gone[ops[i].TS] = true
 	}
 	var moves, sets []moveop.Op
-	err := t.logged(first, moveop.MaxTimestamp, func(op moveop.Op, _ bool) error {
+	err := t.logged(earliest(ops), moveop.MaxTimestamp, func(op moveop.Op, _ bool) error {
 		if op.Kind == moveop.Move {
 			moves = append(moves, op)
 		} else if gone[op.TS] {
@@ -160,6 +157,17 @@ func (t *txn) withdraw(ops []moveop.Op) error {
 		}
 	}
 	return t.add(slices.DeleteFunc(moves, func(op moveop.Op) bool { return gone[op.TS] }))
+}
+
+// earliest is the smallest timestamp of some operations, moveop.MaxTimestamp of none.
+func earliest(ops []moveop.Op) moveop.Timestamp {
+	first := moveop.MaxTimestamp
+	for i := range ops {
+		if ops[i].TS.Before(first) {
+			first = ops[i].TS
+		}
+	}
+	return first
 }
 
 // removeMove takes out the newest move of the log.

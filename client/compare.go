@@ -182,18 +182,13 @@ func (l *logComparison) compareOps(ctx context.Context, span wire.Span) error {
 
 // buckets asks for the parts of a span.
 func (c *Client) buckets(ctx context.Context, span wire.Span) (buckets wire.Buckets, err error) {
-	body, err := c.ask(ctx, "buckets?prefix="+url.QueryEscape(string(span)))
-	if err != nil {
-		return buckets, err
-	}
-	defer body.Close()
-	err = json.NewDecoder(http.MaxBytesReader(nil, body, maxAnswer)).Decode(&buckets)
+	err = c.opts.askFor(ctx, "buckets?prefix="+url.QueryEscape(string(span)), &buckets, maxAnswer)
 	return buckets, err
 }
 
 // spanOps asks for the operations of a span.
 func (c *Client) spanOps(ctx context.Context, span wire.Span, fn func(moveop.Op) error) error {
-	body, err := c.ask(ctx, "buckets/ops?prefix="+url.QueryEscape(string(span)))
+	body, err := c.opts.ask(ctx, "buckets/ops?prefix="+url.QueryEscape(string(span)))
 	if err != nil {
 		return err
 	}
@@ -214,19 +209,30 @@ func (c *Client) spanOps(ctx context.Context, span wire.Span, fn func(moveop.Op)
 // maxAnswer bounds what is read of an answer about the room, in bytes.
 const maxAnswer = 64 << 10
 
+// askFor decodes something about the room, of at most so many bytes. Errors are those of ask, and of the
+// decoding.
+func (o *Options) askFor(ctx context.Context, what string, answer any, limit int64) error {
+	body, err := o.ask(ctx, what)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(http.MaxBytesReader(nil, body, limit)).Decode(answer)
+}
+
 // ask gets something about the room from the realtime service. The caller closes the body. An answer that is
 // no success is a *wire.Error, and wire.ErrUnknownRoom where it is 404.
-func (c *Client) ask(ctx context.Context, what string) (io.ReadCloser, error) {
-	header, err := c.opts.authorization(ctx)
+func (o *Options) ask(ctx context.Context, what string) (io.ReadCloser, error) {
+	header, err := o.authorization(ctx)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(c.opts.RealtimeURL, c.opts.Room, what), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(o.RealtimeURL, o.Room, what), nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header = header
-	resp, err := c.opts.HTTPClient.Do(req)
+	resp, err := o.HTTPClient.Do(req)
 	if err != nil {
 		return nil, err
 	}

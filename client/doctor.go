@@ -3,11 +3,9 @@ package client
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 
 	"github.com/canopysync/canopy/moveop"
@@ -286,13 +284,9 @@ func (c *Client) settled(ctx context.Context) (m meta, digest moveop.Digest, err
 
 // stats asks the realtime service where the room stands.
 func (c *Client) stats(ctx context.Context) (stats wire.Stats, err error) {
-	body, err := c.ask(ctx, "stats")
+	err = c.opts.askFor(ctx, "stats", &stats, maxAnswer)
 	if errors.Is(err, wire.ErrUnknownRoom) && c.store.meta.Load().seq == 0 {
 		return wire.Stats{Room: c.opts.Room, Epoch: c.store.meta.Load().epoch}, nil // it is not made yet
-	}
-	if err == nil {
-		defer body.Close()
-		err = json.NewDecoder(http.MaxBytesReader(nil, body, maxAnswer)).Decode(&stats)
 	}
 	if err != nil {
 		return stats, fmt.Errorf("ask for the room's digest: %w", err)

@@ -80,14 +80,8 @@ func (t *txn) affordWithdrawal(ops []moveop.Op) error {
 	if len(ops) == 0 {
 		return nil
 	}
-	first := moveop.MaxTimestamp
-	for i := range ops {
-		if ops[i].TS.Before(first) {
-			first = ops[i].TS
-		}
-	}
 	after := 0
-	return t.logged(first, moveop.MaxTimestamp, func(moveop.Op, bool) error {
+	return t.logged(earliest(ops), moveop.MaxTimestamp, func(moveop.Op, bool) error {
 		if after++; after > maxDifferences {
 			return errTooDifferent
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 	"sync"
@@ -188,30 +187,12 @@ func (c *Client) fetchPage(ctx context.Context, p childPage, limit int) (wire.Pa
 
 // askChildren asks for a page of children.
 func (o *Options) askChildren(ctx context.Context, p childPage, limit int) (page wire.Page, err error) {
-	header, err := o.authorization(ctx)
-	if err != nil {
-		return page, err
-	}
 	// Whether there are children at all is enough to know, and costs the server no counting.
 	query := url.Values{"parent": {p.parent.String()}, "limit": {strconv.Itoa(limit)}, "count": {"1"}}
 	if p.cursor != "" {
 		query.Set("after", p.cursor)
 	}
-	target := endpoint(o.RealtimeURL, o.Room, "children") + "?" + query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
-	if err != nil {
-		return page, err
-	}
-	req.Header = header
-	resp, err := o.HTTPClient.Do(req)
-	if err != nil {
-		return page, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return page, wire.ReadError(resp)
-	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, previewBytes)).Decode(&page); err != nil {
+	if err := o.askFor(ctx, "children?"+query.Encode(), &page, previewBytes); err != nil {
 		return wire.Page{}, fmt.Errorf("read children: %w", err)
 	}
 	if err := checkPage(p.parent, &page); err != nil {
