@@ -7,6 +7,15 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
+// admit returns what a token allows in the room.
+func (h *hub) admit(ctx context.Context, token string) (Grant, error) {
+	grant, err := h.srv.authorize(ctx, token, h.room)
+	if err != nil {
+		return Grant{}, err
+	}
+	return grant, h.allow(ctx, grant)
+}
+
 // allow checks a grant against the room: reading at least, and writing where the room is yet to be
 // made.
 func (h *hub) allow(ctx context.Context, grant Grant) error {

@@ -1,0 +1,145 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/canopysync/canopy/realtime/wire"
+)
+
+// poll looks at the room's row, which is how other processes' commits and a replaced history are
+// found, and hands out the head where nothing happened for a while.
+func (h *hub) poll(ctx context.Context) {
+	if h.sleeping.Load() {
+		return
+	}
+	room, err := h.refresh(ctx)
+	if err != nil {
+		return
+	}
+	if room.Head > h.seq() {
+		h.relay(ctx)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.presence.expire(h)
+	idle := time.Since(h.lastSent) >= h.srv.cfg.Timing.Head
+	if !idle || room.Head != h.relayed || room.Epoch != h.epoch {
+		return // the digest belongs to room.Head and to nothing else
+	}
+	h.head = newFrame(wire.Head{Head: room.Head, Digest: room.Digest})
+	h.headVer++
+	h.lastSent = time.Now()
+	h.wakeAll()
+}
+
+// refresh reads the room's row and adopts it. A room that does not exist gives the proposed one.
+func (h *hub) refresh(ctx context.Context) (wire.Room, error) {
+	ctx, cancel := h.srv.storeContext(ctx)
+	defer cancel()
+	before := h.seq()
+	room, err := h.srv.cfg.Store.Room(ctx, h.room)
+	if errors.Is(err, wire.ErrUnknownRoom) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return wire.Room{Name: h.room, Epoch: h.epoch}, nil
+	}
+	if err != nil {
+		return wire.Room{}, h.srv.storeError(h.log, "read room", err)
+	}
+	h.adopt(room, before)
+	return room, nil
+}
+
+// reach has the room's row read where a cursor is ahead of what is known here: another process may have
+// told the socket more. Sockets that come together, from a process that has ended, have it read once.
+func (h *hub) reach(ctx context.Context, seq int64) error {
+	for range 2 { // a read that was under way may have begun before what this socket knows was committed
+		if h.reached(seq) {
+			return nil
+		}
+		_, err, shared := h.looks.Do("", func() (any, error) {
+			return h.refresh(context.WithoutCancel(ctx)) // whoever asked first may be gone before the others
+		})
+		if err != nil || !shared {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hub) reached(seq int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return seq <= h.committed
+}
+
+// adopt takes over what the room's row says. before is what was relayed when the reading began: a
+// head behind that is a history cut short, whatever its epoch says.
+func (h *hub) adopt(room wire.Room, before int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.exists, h.minSeq = true, room.MinSeq
+	if room.Epoch == h.epoch && room.Head >= before {
+		if room.Head > h.committed {
+			h.committed = room.Head
+			signal(h.dirty)
+		}
+		return
+	}
+	h.log.Warn("the room's history was replaced", "epoch", room.Epoch, "head", room.Head)
+	h.history++
+	h.epoch, h.committed, h.relayed, h.told = room.Epoch, room.Head, room.Head, room.Head
+	h.away.spread = room.Head
+	h.tail.clear()
+	for s := range h.members {
+		h.unsync(s, wire.ResyncEpoch)
+	}
+	h.wakeAll()
+}
+
+// unsync takes a socket's cursor away and has it told why. The caller holds mu.
+func (h *hub) unsync(s *session, reason string) {
+	h.srv.metrics.resyncs.WithLabelValues(reason).Inc()
+	s.place.synced = false
+	s.place.generation++
+	s.place.resync = &wire.Resync{Reason: reason, Epoch: h.epoch, Head: h.committed}
+}
+
+// seek moves a socket's cursor, or has it told that it cannot be served. The caller holds mu.
+func (h *hub) seek(s *session, epoch string, seq int64) {
+	switch {
+	case seq == 0 && h.minSeq == 0: // everything, whatever history the socket thought of
+	case seq != 0 && (epoch != h.epoch || seq > h.committed):
+		h.unsync(s, wire.ResyncEpoch)
+		return
+	case seq < h.minSeq:
+		h.unsync(s, wire.ResyncCompacted)
+		return
+	}
+	s.place.synced, s.place.cursor, s.place.epoch = true, seq, h.epoch
+	s.place.resync, s.place.wasLive = nil, false
+	s.place.generation++
+}
+
+// known reports whether the room exists.
+func (h *hub) known() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.exists
+}
+
+// mustExist looks again where the room was not there: another process may have made it.
+func (h *hub) mustExist(ctx context.Context) error {
+	if h.known() {
+		return nil
+	}
+	if _, err := h.refresh(ctx); err != nil {
+		return err
+	}
+	if !h.known() {
+		return wire.UnknownRoom()
+	}
+	return nil
+}
