@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
@@ -273,6 +275,12 @@ func TestBucketsOfACompactedRoom(t *testing.T) {
 	}
 }
 
+// pieces are the functions that do a piece of work on all of a room.
+var pieces = map[string]string{
+	"compact": `select canopy.compact($1, '00000000-0000-0000-0000-000000000000', '00000000-0000-0000-0000-000000000000', 1)`,
+	"purge":   `select canopy.purge($1, '00000000-0000-0000-0000-000000000000', null, null, 1)`,
+}
+
 // The room's row is locked before anything is read, be there something to do or not.
 func TestCompactWaitsForTheRoom(t *testing.T) {
 	t.Parallel()
@@ -286,18 +294,53 @@ func TestCompactWaitsForTheRoom(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `select from canopy.rooms where name = $1 for update`, room); err != nil {
 		t.Fatal(err)
 	}
-	other, err := db.pool.Begin(t.Context())
+	for name, call := range pieces {
+		err := pgx.BeginFunc(t.Context(), db.pool, func(other pgx.Tx) error {
+			if _, err := other.Exec(t.Context(), `set local lock_timeout = '20ms'`); err != nil {
+				t.Fatal(err)
+			}
+			_, err := other.Exec(t.Context(), call, room)
+			return err
+		})
+		if sqlState(err) != "55P03" {
+			t.Errorf("%s: want a lock timeout, got %v", name, err)
+		}
+	}
+}
+
+// On a snapshot that is older than the lock they would not see what they waited for.
+func TestRefusedOutsideReadCommitted(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	calls := maps.Clone(pieces)
+	calls["apply"] = `select canopy.apply($1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')`
+	for name, call := range calls {
+		for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+			err := pgx.BeginTxFunc(t.Context(), db.pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
+				_, err := tx.Exec(t.Context(), call, room)
+				return err
+			})
+			want := "CN501"
+			if level == pgx.ReadCommitted {
+				want = ""
+			}
+			if sqlState(err) != want {
+				t.Errorf("%s, %s: %v, want SQLSTATE %q", name, level, err, want)
+			}
+		}
+	}
+}
+
+// sqlState is the SQLSTATE of a database's error, or the text of another; empty for none.
+func sqlState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
 	if err != nil {
-		t.Fatal(err)
+		return err.Error()
 	}
-	defer other.Rollback(context.WithoutCancel(t.Context()))
-	_, err = other.Exec(t.Context(), `set local lock_timeout = '20ms'`)
-	if err == nil {
-		_, err = other.Exec(t.Context(), `select canopy.compact($1, $2, $3, 1)`, room, at(1).String(), moveop.Timestamp{}.String())
-	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "55P03" {
-		t.Errorf("want a lock timeout, got %v", err)
-	}
+	return ""
 }
 
 // Once the deleted node has been moved out, no correction can come any more.

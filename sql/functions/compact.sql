@@ -21,14 +21,7 @@ as $$
 declare
   v_room canopy.rooms;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'compact needs READ COMMITTED, not %', current_setting('transaction_isolation')
-      using errcode = 'CN501';
-  end if;
-  select * into v_room from canopy.rooms where name = p_room for update;
-  if not found then
-    raise exception 'there is no room %', p_room using errcode = 'CN404';
-  end if;
+  v_room := canopy.lock_room(p_room);
   if p_limit < 1 or uuid_send(p_horizon) > decode(lpad(to_hex(
        floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0'), 'hex') then
     raise exception 'a horizon is not in the future, and a limit not below 1' using errcode = '22023';

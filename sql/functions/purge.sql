@@ -5,8 +5,8 @@
 -- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to go on behind, null at
 -- first; the number of deleted nodes to look at, and of nodes to remove. A subtree of more stays.
 -- Result: where to go on; how many nodes were removed; whether all of Trash was looked at.
--- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent). Errors: CN404 no such room; 22023 p_limit is not
--- positive; CN501 not READ COMMITTED. Idempotent.
+-- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent). Errors: CN404 no
+-- such room; 22023 p_limit is not positive; CN501 not READ COMMITTED. Idempotent.
 create function canopy.purge(
   p_room text, p_before uuid, p_after_key text, p_after_node uuid, p_limit bigint,
   out next_key text, out next_node uuid, out purged bigint, out done boolean)
@@ -26,14 +26,7 @@ declare
   v_nodes  uuid[] := '{}';
   v_tops   uuid[] := '{}';  -- of each of v_nodes, the deleted node that it is below
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'purge needs READ COMMITTED, not %', current_setting('transaction_isolation')
-      using errcode = 'CN501';
-  end if;
-  select * into v_room from canopy.rooms where name = p_room for update;
-  if not found then
-    raise exception 'there is no room %', p_room using errcode = 'CN404';
-  end if;
+  v_room := canopy.lock_room(p_room);
   if p_limit < 1 then
     raise exception 'a limit is not below 1' using errcode = '22023';
   end if;
