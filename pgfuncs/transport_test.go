@@ -18,62 +18,18 @@ import (
 
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
+	"github.com/canopysync/canopy/realtime/transporttest"
 )
 
-// ear is a running Transport with what it heard.
-type ear struct {
-	*pgfuncs.Transport
-	t     *testing.T
-	heard chan string
-	live  chan bool
-}
-
-func listen(t *testing.T, url string, cfg pgfuncs.TransportConfig) *ear {
+// listen opens a database's transport and listens to it.
+func listen(t *testing.T, url string, cfg pgfuncs.TransportConfig) *transporttest.Ear {
 	t.Helper()
 	db, err := pgfuncs.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &ear{Transport: db.Transport(cfg), t: t, heard: make(chan string, 10_000), live: make(chan bool, 100)}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		e.Listen(ctx, func(room string, data []byte) { e.heard <- room + " " + string(data) }, func(live bool) { e.live <- live })
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		db.Close()
-	})
-	return e
-}
-
-// say sends one message.
-func (e *ear) say(room, data string) {
-	e.t.Helper()
-	if err := e.Send(e.t.Context(), map[string][]byte{room: []byte(data)}); err != nil {
-		e.t.Fatal(err)
-	}
-}
-
-// expect waits until the next message is the wanted one.
-func (e *ear) expect(want string) {
-	e.t.Helper()
-	select {
-	case got := <-e.heard:
-		if got != want {
-			e.t.Fatalf("heard %.100q, not %.100q", got, want)
-		}
-	case <-e.t.Context().Done():
-		e.t.Fatalf("no %.100q", want)
-	}
-}
-
-func (e *ear) expectLive(want bool) {
-	e.t.Helper()
-	if got := <-e.live; got != want {
-		e.t.Fatalf("live is %v", got)
-	}
+	t.Cleanup(db.Close)
+	return transporttest.Listen(t, db.Transport(cfg))
 }
 
 func TestTransportReachesEverybody(t *testing.T) {
@@ -81,15 +37,15 @@ func TestTransportReachesEverybody(t *testing.T) {
 	url := pgtest.New(t)
 	a, b := listen(t, url, pgfuncs.TransportConfig{}), listen(t, url, pgfuncs.TransportConfig{})
 	elsewhere := listen(t, pgtest.New(t), pgfuncs.TransportConfig{})
-	for _, e := range []*ear{a, b, elsewhere} {
-		e.expectLive(true)
+	for _, e := range []*transporttest.Ear{a, b, elsewhere} {
+		e.ExpectLive(true)
 	}
-	a.say("plan", "7")
-	a.expect("plan 7")
-	b.expect("plan 7")
-	b.say("", "\x00\xff '$$")
-	a.expect(" \x00\xff '$$")
-	if n := len(elsewhere.heard); n != 0 {
+	a.Say("plan", "7")
+	a.Expect("plan 7")
+	b.Expect("plan 7")
+	b.Say("", "\x00\xff '$$")
+	a.Expect(" \x00\xff '$$")
+	if n := len(elsewhere.Heard); n != 0 {
 		t.Errorf("%d messages in another database", n)
 	}
 }
@@ -99,9 +55,9 @@ func TestTransportReachesEverybody(t *testing.T) {
 func TestTransportCarriesLongMessages(t *testing.T) {
 	t.Parallel()
 	url := pgtest.New(t)
-	ears := []*ear{listen(t, url, pgfuncs.TransportConfig{}), listen(t, url, pgfuncs.TransportConfig{}), listen(t, url, pgfuncs.TransportConfig{})}
+	ears := []*transporttest.Ear{listen(t, url, pgfuncs.TransportConfig{}), listen(t, url, pgfuncs.TransportConfig{}), listen(t, url, pgfuncs.TransportConfig{})}
 	for _, e := range ears {
-		e.expectLive(true)
+		e.ExpectLive(true)
 	}
 	const rounds = 20
 	var talking sync.WaitGroup
@@ -128,7 +84,7 @@ func TestTransportCarriesLongMessages(t *testing.T) {
 	for _, e := range ears {
 		left := maps.Clone(want)
 		for range 3 * 2 * rounds {
-			got := <-e.heard
+			got := <-e.Heard
 			if left[got]--; left[got] < 0 {
 				t.Fatalf("heard %.100q (%d bytes) too often", got, len(got))
 			}
@@ -150,7 +106,7 @@ func message(room string, size int) string { return room + " " + strings.Repeat(
 func TestTransportSendFails(t *testing.T) {
 	t.Parallel()
 	e := listen(t, pgtest.New(t), pgfuncs.TransportConfig{})
-	e.expectLive(true)
+	e.ExpectLive(true)
 	if err := e.Send(t.Context(), nil); err != nil {
 		t.Error(err)
 	}
@@ -159,8 +115,8 @@ func TestTransportSendFails(t *testing.T) {
 	if err := e.Send(ctx, map[string][]byte{"plan": nil}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	e.say("end", "")
-	e.expect("end ")
+	e.Say("end", "")
+	e.Expect("end ")
 }
 
 // The connection that listens may be lost at any time: that is told, and so is the new one.
@@ -173,15 +129,15 @@ func TestTransportReconnects(t *testing.T) {
 	}
 	t.Cleanup(db.Close)
 	e := listen(t, url, pgfuncs.TransportConfig{RetryMin: time.Millisecond})
-	e.expectLive(true)
+	e.ExpectLive(true)
 	for i := range 3 {
 		if n, err := db.TerminateListeners(t.Context()); err != nil || n != 1 {
 			t.Fatalf("terminated %d connections: %v", n, err)
 		}
-		e.expectLive(false)
-		e.expectLive(true)
-		e.say("plan", fmt.Sprint(i))
-		e.expect(fmt.Sprint("plan ", i))
+		e.ExpectLive(false)
+		e.ExpectLive(true)
+		e.Say("plan", fmt.Sprint(i))
+		e.Expect(fmt.Sprint("plan ", i))
 	}
 }
 
@@ -190,11 +146,11 @@ func TestTransportNoticesSilence(t *testing.T) {
 	t.Parallel()
 	hole := newSinkhole(t, pgtest.New(t))
 	e := listen(t, hole.url, pgfuncs.TransportConfig{RetryMin: time.Millisecond, Heartbeat: 300 * time.Millisecond})
-	e.expectLive(true)
+	e.ExpectLive(true)
 	hole.swallow.Store(true)
-	e.expectLive(false)
+	e.ExpectLive(false)
 	hole.swallow.Store(false)
-	e.expectLive(true)
+	e.ExpectLive(true)
 }
 
 // sinkhole forwards connections to a database, and at times what comes back nowhere.
@@ -272,7 +228,7 @@ func TestForgedNotifications(t *testing.T) {
 	}
 	t.Cleanup(db.Close)
 	e := listen(t, url, pgfuncs.TransportConfig{})
-	e.expectLive(true)
+	e.ExpectLive(true)
 	for _, payload := range []string{
 		"", " ", "x", "*", "*x", "a 1 0 1", "a 1 0 1 !", "a 1 x 1 AXgA", "a 1 0 x AXgA", "a 1 -1 1 AXgA", "a 1 1 1 AXgA",
 		"a 1 0 0 AXgA", "a 1 1 2 AXgA", // its first part is missing
@@ -287,7 +243,7 @@ func TestForgedNotifications(t *testing.T) {
 	if err := db.Notify(t.Context(), "a 1 0 1 AXgA"); err != nil {
 		t.Fatal(err)
 	}
-	e.expect("x ")
-	e.say("end", "1")
-	e.expect("end 1")
+	e.Expect("x ")
+	e.Say("end", "1")
+	e.Expect("end 1")
 }

@@ -171,7 +171,7 @@ func TestNoProgramContainsTestPackages(t *testing.T) {
 		}
 		for _, dep := range p.Deps {
 			below, _ := local(dep)
-			if slices.Contains([]string{"proptest", "pgfuncs/pgtest", "bootstrap/format/formattest", "realtime/wire/apitest"}, below) {
+			if slices.Contains([]string{"proptest", "pgfuncs/pgtest", "bootstrap/format/formattest", "realtime/transporttest", "realtime/wire/apitest"}, below) {
 				t.Errorf("%s contains %s", path, dep)
 			}
 		}

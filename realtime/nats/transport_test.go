@@ -17,62 +17,23 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/canopysync/canopy/realtime/nats"
+	"github.com/canopysync/canopy/realtime/transporttest"
 )
 
-// ear is a transport that is listened to, with what it heard.
-type ear struct {
-	*nats.Transport
-	t     *testing.T
-	heard chan string
-	live  chan bool
-}
-
-func listen(t *testing.T, cfg nats.Config) *ear {
+func listen(t *testing.T, cfg nats.Config) *transporttest.Ear {
 	t.Helper()
 	transport, err := nats.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &ear{Transport: transport, t: t, heard: make(chan string, 10_000), live: make(chan bool, 100)}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		e.Listen(ctx, func(room string, data []byte) { e.heard <- room + " " + string(data) }, func(live bool) { e.live <- live })
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		e.Close()
-	})
-	return e
-}
-
-func (e *ear) say(room, data string) {
-	e.t.Helper()
-	if err := e.Send(e.t.Context(), map[string][]byte{room: []byte(data)}); err != nil {
-		e.t.Fatal(err)
-	}
-}
-
-func (e *ear) expect(want string) {
-	e.t.Helper()
-	if got := <-e.heard; got != want {
-		e.t.Fatalf("heard %.100q, not %.100q", got, want)
-	}
-}
-
-func (e *ear) expectLive(want bool) {
-	e.t.Helper()
-	if got := <-e.live; got != want {
-		e.t.Fatalf("live is %v", got)
-	}
+	t.Cleanup(transport.Close)
+	return transporttest.Listen(t, transport)
 }
 
 // What is said in a room comes to those who follow it, under whatever name; what is said to all to all.
@@ -81,28 +42,28 @@ func TestRoomsThatAreFollowed(t *testing.T) {
 	url, _ := startServer(t)
 	a, b := listen(t, nats.Config{URL: url}), listen(t, nats.Config{URL: url})
 	other := listen(t, nats.Config{URL: url, Prefix: "canopy.staging"})
-	for _, e := range []*ear{a, b, other} {
-		e.expectLive(true)
+	for _, e := range []*transporttest.Ear{a, b, other} {
+		e.ExpectLive(true)
 	}
 	other.Follow("a..b.")
 	unfollow := b.Follow("a..b.")
 	b.Follow("plan")
-	b.say("", "subscribed") // behind which the server has seen to that
-	a.expect(" subscribed")
-	a.say("elsewhere", "0")
-	a.say("a..b.", "1")
-	a.say("plan", "2")
-	a.say("", "\x00\xff")
-	b.expect("a..b. 1")
-	b.expect("plan 2")
-	b.expect(" \x00\xff")
+	b.Say("", "subscribed") // behind which the server has seen to that
+	a.Expect(" subscribed")
+	a.Say("elsewhere", "0")
+	a.Say("a..b.", "1")
+	a.Say("plan", "2")
+	a.Say("", "\x00\xff")
+	b.Expect("a..b. 1")
+	b.Expect("plan 2")
+	b.Expect(" \x00\xff")
 	unfollow()
-	b.say("", "unsubscribed")
-	a.expect(" unsubscribed")
-	a.say("a..b.", "3")
-	a.say("plan", "4")
-	b.expect("plan 4")
-	if n := len(other.heard); n != 0 {
+	b.Say("", "unsubscribed")
+	a.Expect(" unsubscribed")
+	a.Say("a..b.", "3")
+	a.Say("plan", "4")
+	b.Expect("plan 4")
+	if n := len(other.Heard); n != 0 {
 		t.Errorf("%d messages under another prefix", n)
 	}
 }
@@ -112,20 +73,20 @@ func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	address, stop := startServer(t)
 	e, other := listen(t, nats.Config{URL: address}), listen(t, nats.Config{URL: address})
-	e.expectLive(true)
-	other.expectLive(true)
+	e.ExpectLive(true)
+	other.ExpectLive(true)
 	e.Follow("plan")
 	stop()
-	e.expectLive(false)
-	other.expectLive(false)
+	e.ExpectLive(false)
+	other.ExpectLive(false)
 	if err := e.Send(t.Context(), map[string][]byte{"plan": nil}); err == nil {
 		t.Error("sent to nobody")
 	}
 	startServer(t, onPort(t, address))
-	e.expectLive(true)
-	other.expectLive(true)
-	other.say("plan", "1")
-	e.expect("plan 1")
+	e.ExpectLive(true)
+	other.ExpectLive(true)
+	other.Say("plan", "1")
+	e.Expect("plan 1")
 }
 
 // Nobody has to start the server first.
@@ -140,11 +101,11 @@ func TestServerComesLater(t *testing.T) {
 	e := listen(t, nats.Config{URL: address})
 	e.Follow("plan")
 	startServer(t, onPort(t, address))
-	e.expectLive(true)
+	e.ExpectLive(true)
 	other := listen(t, nats.Config{URL: address})
-	other.expectLive(true)
-	other.say("plan", "1")
-	e.expect("plan 1")
+	other.ExpectLive(true)
+	other.Say("plan", "1")
+	e.Expect("plan 1")
 }
 
 // Who hears too slowly loses messages, and is told so.
@@ -164,12 +125,12 @@ func TestLostMessagesAreTold(t *testing.T) {
 	}()
 	<-live
 	talker := listen(t, nats.Config{URL: address})
-	talker.expectLive(true)
+	talker.ExpectLive(true)
 	follower := listen(t, nats.Config{URL: address})
-	follower.expectLive(true)
+	follower.ExpectLive(true)
 	for i := range 5000 {
-		talker.say("", fmt.Sprint(i))
-		follower.expect(fmt.Sprint(" ", i)) // so that the follower is never slow
+		talker.Say("", fmt.Sprint(i))
+		follower.Expect(fmt.Sprint(" ", i)) // so that the follower is never slow
 	}
 	close(hold)
 	if <-live || !<-live {
@@ -183,11 +144,11 @@ func TestTooLongForTheServer(t *testing.T) {
 	t.Parallel()
 	address, _ := startServer(t, func(o *server.Options) { o.MaxPayload = 1000 })
 	e, other := listen(t, nats.Config{URL: address}), listen(t, nats.Config{URL: address})
-	e.expectLive(true)
-	other.expectLive(true)
-	e.say("", strings.Repeat("x", 1001))
-	e.say("", "short")
-	other.expect(" short")
+	e.ExpectLive(true)
+	other.ExpectLive(true)
+	e.Say("", strings.Repeat("x", 1001))
+	e.Say("", "short")
+	other.Expect(" short")
 }
 
 func TestPasswordAndTLS(t *testing.T) {
@@ -202,13 +163,13 @@ func TestPasswordAndTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := listen(t, nats.Config{URL: "tls://canopy:secret@" + u.Host, CA: ca})
-	e.expectLive(true)
+	e.ExpectLive(true)
 	for _, cfg := range []nats.Config{
 		{URL: "tls://canopy:wrong@" + u.Host, CA: ca}, {URL: "tls://canopy:secret@" + u.Host},
 	} {
 		refused := listen(t, cfg)
-		e.say("", "1")
-		if len(refused.live) != 0 || len(refused.heard) != 0 {
+		e.Say("", "1")
+		if len(refused.Live) != 0 || len(refused.Heard) != 0 {
 			t.Errorf("%s with CA %q is let in", cfg.URL, cfg.CA)
 		}
 	}
