@@ -53,19 +53,24 @@ func (c *Config) turn() time.Duration { return 2 * c.Time / minRounds }
 // opsAt is how many operations a turn has at a rate.
 func (c *Config) opsAt(rate float64) int { return max(10, int(rate*c.turn().Seconds())) }
 
+// crowds has so many sockets in one room, and as many at a bare broadcast.
+func (s *service) crowds(ctx context.Context, c *Config, sockets int) (crowd, bare int, err error) {
+	j, err := s.rooms(ctx, c, 1)
+	if err != nil {
+		return 0, 0, err
+	}
+	j.Sockets = sockets
+	if crowd, err = s.join(j); err != nil {
+		return 0, 0, err
+	}
+	bare, err = s.bareCrowd(sockets)
+	return crowd, bare, err
+}
+
 // relayLatency has one write at a steady rate while the others listen.
 func relayLatency(ctx context.Context, c *Config, s *service) (results []Result, err error) {
 	sockets := c.sockets(relaySockets)
-	j, err := s.rooms(ctx, c, 1)
-	if err != nil {
-		return nil, err
-	}
-	j.Sockets = sockets
-	crowd, err := s.join(j)
-	if err != nil {
-		return nil, err
-	}
-	bare, err := s.bareCrowd(sockets)
+	crowd, bare, err := s.crowds(ctx, c, sockets)
 	if err != nil {
 		return nil, err
 	}
@@ -124,16 +129,7 @@ func beyondCommit(o outcome, calls []call) (beyond []time.Duration) {
 // relayFanOut offers as many operations a second as the bare broadcast can send on to so many sockets.
 func relayFanOut(ctx context.Context, c *Config, s *service) (results []Result, err error) {
 	sockets := c.sockets(fanOutSockets)
-	j, err := s.rooms(ctx, c, 1)
-	if err != nil {
-		return nil, err
-	}
-	j.Sockets = sockets
-	crowd, err := s.join(j)
-	if err != nil {
-		return nil, err
-	}
-	bare, err := s.bareCrowd(sockets)
+	crowd, bare, err := s.crowds(ctx, c, sockets)
 	if err != nil {
 		return nil, err
 	}
