@@ -116,6 +116,7 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 	defer func() { end(err) }()
 	ctx, cancel := h.srv.storeContext(ctx)
 	defer cancel()
+	_, history := h.position()
 	begin := time.Now()
 	applied, err = h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
 	h.srv.metrics.commits.Observe(time.Since(begin).Seconds())
@@ -128,9 +129,40 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 	}
 	h.commits(applied.Head)
 	h.srv.tracing.committed(ctx, h)
+	atHand := h.relayCommitted(ctx, history, logged(j.ops, applied))
 	h.tell(applied.Head)
-	signal(h.dirty) // after which the ops are told that wait to be read
+	if !atHand {
+		signal(h.dirty) // after which the ops are told that wait to be read
+	}
 	return applied, nil
+}
+
+// logged returns a batch that was committed as the log has it now, by what Store.Apply promises; nil where
+// it takes more than that to know: some of it was there already, or corrections came with it.
+func logged(ops []moveop.Op, applied wire.Applied) []moveop.Op {
+	before := applied.Head - int64(len(ops))
+	as := make([]moveop.Op, len(ops))
+	for i, r := range applied.Results {
+		if r.Status == wire.StatusDuplicate || r.Seq != before+1+int64(i) {
+			return nil
+		}
+		as[i] = ops[i]
+		as[i].Seq, as[i].Known = r.Seq, min(ops[i].Known, before)
+	}
+	return as
+}
+
+// relayCommitted takes what was just committed into the tail, without reading it from the log. It reports
+// whether that is where it is now: if another process has committed in between, the tail does not reach up
+// to it.
+func (h *hub) relayCommitted(ctx context.Context, history int, ops []moveop.Op) bool {
+	if len(ops) == 0 || ops[0].Seq > h.seq()+1 {
+		return false
+	}
+	_, end := h.srv.tracing.relay(ctx, h)
+	defer end()
+	h.extend(history, ops)
+	return h.seq() >= ops[len(ops)-1].Seq
 }
 
 // commits notes a head that is about to be acknowledged, though it is not relayed yet: whoever asks for

@@ -3,9 +3,10 @@
 //
 // # Invariants
 //
-//   - Only the committed log feeds sockets. What a socket is sent comes from Store.OpsAfter (or from
-//     the tail of it that the room's hub keeps in memory, and to which other processes may add what they
-//     read there: see Transport), never from a push.
+//   - Only the committed log feeds sockets. What a socket is sent comes from Store.OpsAfter, or from the
+//     tail of the log that the room's hub keeps in memory. To that it adds what Store.Apply has committed, with
+//     the seqs given there, where this follows on the tail and is all that the transaction logged; other
+//     processes may add what they have (see Transport).
 //   - A socket is sent contiguous ranges of seq. Its place is one number, the cursor; a socket that
 //     lags keeps its place and is caught up from the log. There is no queue of ops per socket.
 //   - Nothing is acknowledged before it is committed.
@@ -53,7 +54,8 @@ type Store interface {
 	Room(ctx context.Context, room string) (wire.Room, error)
 	// LastTimestamp is the newest timestamp held from a replica, zero if none.
 	LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error)
-	// Apply applies one batch as one transaction.
+	// Apply applies one batch as one transaction. When it returns it is committed: each op that is new, in the
+	// order given, as it was given but with its seq, and with a Known that is no more than the head was before.
 	Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error)
 	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head. The error
 	// is a *wire.Error with CodeCompacted where after is below the room's MinSeq.

@@ -126,8 +126,9 @@ func (f *fakeStore) Apply(ctx context.Context, name string, ops []moveop.Op) (wi
 			return wire.Applied{}, err
 		}
 	}
-	applied := wire.Applied{}
+	applied, known := wire.Applied{}, r.Head
 	for _, op := range ops {
+		op.Known = min(op.Known, known)
 		applied.Results = append(applied.Results, r.add(op))
 	}
 	applied.Head = r.Head

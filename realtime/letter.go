@@ -15,8 +15,7 @@ type letter struct {
 	Bye  bool     `json:"bye,omitempty"`
 
 	Head int64 `json:"head,omitempty"` // the room's log has reached it
-	// Ops, in their canonical form, are those right after seq After of the history Epoch, as the process
-	// has read them from the log.
+	// Ops, in their canonical form, are those right after seq After of the history Epoch, as the log has them.
 	Epoch string `json:"epoch,omitempty"`
 	After int64  `json:"after,omitempty"`
 	Ops   []byte `json:"ops,omitempty"`

@@ -1,6 +1,7 @@
 package realtime_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -114,6 +115,44 @@ func TestConvergesOnPostgres(t *testing.T) {
 	}
 	if replay.Digest() != room.Digest {
 		t.Errorf("replayed %+v, the server has %+v", replay.Digest(), room.Digest)
+	}
+}
+
+// What sockets are sent is byte for byte what the log has, whether it was at hand after the commit or had to
+// be read: batches, duplicates, moves that have no effect, corrections, more knowledge than there is to have.
+func TestTheLogIsRelayed(t *testing.T) {
+	t.Parallel()
+	servers, db := setupPostgres(t, 1)
+	a, b := newAuthor(servers[0], "plan", 0xa, wire.JSON), newAuthor(servers[0], "plan", 0xb, wire.Binary)
+	set := func(value string) moveop.Op {
+		return a.stamp(moveop.Op{Kind: moveop.Set, Node: node(1), Key: "größe 🌲", Value: json.RawMessage(value)})
+	}
+	first := []moveop.Op{a.put(node(1), moveop.Root), set(`{"b":[1.50,-0,1e2,null],"a":"<&\u2028é🌲\u0000"}`), set(`null`)}
+	first[1].Known, first[2].Known = 1<<40, 1
+	a.pushOps("first", first...)
+	a.pushOps("one", set(`"one"`))
+	a.pushOps("some again", append(first[1:], a.put(node(2), node(1)), a.put(node(1), node(2)))...)
+	below := b.put(node(3), node(1))
+	b.pushOps("below", below)
+	remove := a.put(node(1), moveop.Trash)
+	remove.Known = below.Known
+	a.pushOps("corrected", remove)
+	known := b.put(node(4), moveop.Root)
+	known.Known = 1 << 40
+	b.pushOps("known", known)
+	room, err := db.Room(t.Context(), "plan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := db.OpsAfter(t.Context(), "plan", 0, 100)
+	if err != nil || len(want) != 10 {
+		t.Fatalf("%d operations, %v", len(want), err)
+	}
+	for _, p := range []*author{a, b} {
+		p.readTo(room.Head)
+		if !bytes.Equal(moveop.AppendOps(nil, p.log), moveop.AppendOps(nil, want)) {
+			t.Errorf("replica %s got %+v, want %+v", p.replica, p.log, want)
+		}
 	}
 }
 

@@ -232,8 +232,8 @@ func TestHintsReplacePolling(t *testing.T) {
 	})
 }
 
-// Where ops go along they are read from the log once, by the process that committed them; larger ones by
-// each for itself.
+// Where ops go along nobody reads them from the log; larger ones are read by each process that has not
+// committed them.
 func TestOpsGoAlong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -249,11 +249,11 @@ func TestOpsGoAlong(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second) // of the bubble's clock: the last short interval
 		before := p.pushAll(t, servers[0], readers, 10, 3)
-		if n := servers[0].reads() - before; n != 10 {
+		if n := servers[0].reads() - before; n != 0 {
 			t.Errorf("%d reads for 10 small commits", n)
 		}
 		before = p.pushAll(t, servers[0], readers, 1, 200)
-		if n := servers[0].reads() - before; n < 3 {
+		if n := servers[0].reads() - before; n < 2 {
 			t.Errorf("%d reads for a large commit", n)
 		}
 		p.pushAll(t, servers[0], readers, 5, 1)
