@@ -9,6 +9,6 @@ language sql stable rows 1
 as $$
   (select n.seq from canopy.nodes n where n.room_id = p_room_id and n.parent = p_node limit 1)
   union all
-  (select h.seq from canopy.history h where h.room_id = p_room_id and h.parent = p_node and h.kind = 1 limit 1)
+  (select h.seq from canopy.history h where h.room_id = p_room_id and h.parent = p_node limit 1)
   limit 1
 $$;

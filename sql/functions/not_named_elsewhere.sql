@@ -19,7 +19,6 @@ begin
       select h.node, h.parent
         from canopy.history h
        where h.room_id = p_room_id
-         and h.kind = 1
          and h.parent = any(p_nodes)
     ), named as (
       select parent.top

@@ -12,7 +12,7 @@ as $$
      and h.kind = 1
      and h.ts < p_delete_ts
      and h.effective
-     and h.parent <> '00000000-0000-0000-0000-000000000002'
+     and h.parent is distinct from '00000000-0000-0000-0000-000000000002'
    order by h.ts desc
    limit 1
 $$;
