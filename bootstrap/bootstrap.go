@@ -65,6 +65,10 @@ type Config struct {
 	// Defaults to none.
 	Middleware func(http.Handler) http.Handler
 
+	// HeaderTimeout is the time for the head of a request, which is all that there should be of one: a body
+	// is refused, and not waited for any longer. Only Serve sees to it. Defaults to 10 s.
+	HeaderTimeout time.Duration
+
 	// MaxSnapshots is the number of snapshots at a time. Each occupies a connection of Source, whose
 	// pool should have some more, or statistics and readiness have to wait. Defaults to 4.
 	MaxSnapshots int
@@ -101,7 +105,8 @@ type Config struct {
 	DrainTimeout time.Duration
 }
 
-func (cfg Config) withDefaults() Config {
+// WithDefaults returns the configuration with what New would fill in.
+func (cfg Config) WithDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -114,6 +119,7 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Authorize == nil {
 		cfg.Authorize = func(context.Context, string, string) error { return nil }
 	}
+	setDefault(&cfg.HeaderTimeout, 10*time.Second)
 	setDefault(&cfg.MaxSnapshots, 4)
 	setDefault(&cfg.StallTimeout, 30*time.Second)
 	setDefault(&cfg.MaxDuration, time.Hour)
@@ -136,7 +142,7 @@ func (cfg Config) check() error {
 	if cfg.Source == nil {
 		return errors.New("bootstrap: Config.Source is required")
 	}
-	if cfg.MaxSnapshots < 0 || min(cfg.StallTimeout, cfg.MaxDuration, cfg.RequestTimeout, cfg.DrainTimeout, cfg.SpoolAge) < 0 ||
+	if cfg.MaxSnapshots < 0 || min(cfg.HeaderTimeout, cfg.StallTimeout, cfg.MaxDuration, cfg.RequestTimeout, cfg.DrainTimeout, cfg.SpoolAge) < 0 ||
 		min(cfg.SpoolBytes, cfg.SpoolTail) < 0 {
 		return errors.New("bootstrap: negative limit")
 	}
@@ -159,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), slots: make(chan struct{}, cfg.MaxSnapshots)}
 	s.encoders.New = func() any { return newEncoder() }
 	if cfg.SpoolDir != "" {

@@ -24,7 +24,23 @@ func (s *Server) routes() http.Handler {
 	for path, h := range s.table() {
 		e.GET(path, s.plain(path, h))
 	}
-	return s.cfg.Middleware(e)
+	return s.cfg.Middleware(s.bodiless(e))
+}
+
+// bodiless refuses requests that have a body. No route has a use for one, and whoever sends it slowly, or
+// never, would keep his connection for as long as he likes: the http package reads it before it answers.
+func (s *Server) bodiless(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		s.metrics.request("other", http.StatusBadRequest)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.HeaderTimeout))
+		s.allowWrite(w)
+		w.Header().Set("Connection", "close")
+		wire.WriteError(w, http.StatusBadRequest, wire.NewError(wire.CodeBadRequest, "requests have no body here"))
+	})
 }
 
 // table has the handlers; openapi.yaml describes each.

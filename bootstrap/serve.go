@@ -13,9 +13,8 @@ import (
 
 // Limits of the HTTP server against peers that send nothing, or too much.
 const (
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
 )
 
 // Serve answers requests on ln until ctx is done, and closes ln. It then takes no new connections nor
@@ -27,7 +26,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	gate := &gate{next: s.handler}
 	srv := &http.Server{
 		Handler:           gate,
-		ReadHeaderTimeout: readHeaderTimeout,
+		ReadHeaderTimeout: s.cfg.HeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },

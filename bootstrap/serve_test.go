@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -124,5 +126,40 @@ func TestServeReportsBrokenListener(t *testing.T) {
 	ln.Close()
 	if err := s.Serve(t.Context(), ln); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestSlowRequests: a request that does not come, or that goes on in a body, does not keep its connection.
+func TestSlowRequests(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ request, status string }{
+		"nothing":       {"", ""},
+		"head":          {"GET /healthz HTTP/1.1\r\nHost: x\r\n", ""},
+		"body":          {"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", "400 Bad Request"},
+		"chunked body":  {"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "400 Bad Request"},
+		"without route": {"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", "400 Bad Request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, bootstrap.Config{Source: &source{snapshot: formattest.Sample()}, HeaderTimeout: 50 * time.Millisecond})
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, tt.request); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(conn) // to the end of the connection
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("the connection stays open: %q", answer)
+			}
+			if status, _, _ := strings.Cut(strings.TrimPrefix(string(answer), "HTTP/1.1 "), "\r\n"); status != tt.status {
+				t.Errorf("answered %q, want %q", status, tt.status)
+			}
+		})
 	}
 }

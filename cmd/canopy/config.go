@@ -87,7 +87,10 @@ func startable(ctx context.Context, file *configFile) error {
 				return err
 			}
 		case *serveBootstrapCmd:
-			cfg := c.config(env)
+			cfg, err := c.config(env)
+			if err != nil {
+				return err
+			}
 			cfg.Source = struct{ bootstrap.Source }{}
 			if _, err = bootstrap.New(cfg); err != nil {
 				return err

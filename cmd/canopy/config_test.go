@@ -119,7 +119,7 @@ func TestWrongConfigurations(t *testing.T) {
 		"log-level = 'loud'":                    {"log-level:", "loud"},
 		"database-url = 5":                      {"database-url:", "string"},
 		"trusted-proxy = ['10.0.0.1']":          {"trusted-proxy", "10.0.0.1"},
-		"max-snapshots = -1":                    {"bootstrap", "negative"},
+		"max-snapshots = -1":                    {"--max-snapshots", "positive"},
 		"max-sockets = 1\nmax-sockets = 2":      {"max-sockets", "line 2"},
 		"max-sockets 1":                         {"line 1"},
 		"max-sockets = 'x'\nhints = 1\nz = 1":   {"max-sockets:", "hints:", "z:"},

@@ -178,10 +178,8 @@ func (c *serveRealtimeCmd) config(env *Env) (realtime.Config, error) {
 }
 
 type serveBootstrapCmd struct {
-	Addr         string `default:"${bootstrap_addr}" envar:"CANOPY_BOOTSTRAP_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${bootstrap_addr} by default."`
-	MaxSnapshots int    `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Snapshots taken at a time; more are turned away."`
-	SpoolDir     string `envar:"CANOPY_SPOOL_DIR" placeholder:"DIR" type:"path" help:"Keep snapshots of busy rooms in files here for ten minutes, so that one COPY serves many clients and none of them holds a transaction open. Without it each snapshot is taken anew."`
-	SpoolBytes   int64  `default:"4294967296" envar:"CANOPY_SPOOL_BYTES" placeholder:"BYTES" help:"Disk space for --spool-dir; what does not fit is served straight from the database."`
+	Addr string `default:"${bootstrap_addr}" envar:"CANOPY_BOOTSTRAP_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${bootstrap_addr} by default."`
+	snapshotFlags
 	serviceFlags
 }
 
@@ -190,7 +188,10 @@ func (*serveBootstrapCmd) Help() string { return fmt.Sprintf(serveHelp, "bootstr
 
 func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, "bootstrap", c.Addr, func(ctx context.Context, with parts, ln net.Listener) error {
-		cfg := c.config(env)
+		cfg, err := c.config(env)
+		if err != nil {
+			return err
+		}
 		cfg.Source = with.db
 		cfg.Middleware = with.tracing.requests()
 		if with.gate != nil {
@@ -205,8 +206,7 @@ func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 }
 
 // config is what the flags alone decide.
-func (c *serveBootstrapCmd) config(env *Env) bootstrap.Config {
-	return bootstrap.Config{
-		Logger: c.logger(env), MaxSnapshots: c.MaxSnapshots, SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes, Registry: newRegistry(),
-	}
+func (c *serveBootstrapCmd) config(env *Env) (bootstrap.Config, error) {
+	cfg := bootstrap.Config{Logger: c.logger(env), Registry: newRegistry()}
+	return cfg, c.apply(&cfg)
 }
