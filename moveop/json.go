@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -162,6 +163,9 @@ func (p *opParser) text(name string, raw []byte) []byte {
 	if err != nil {
 		p.fail(err)
 	}
+	if hasHalfSurrogate(raw) {
+		p.fail(invalid("%s has half a surrogate pair", name))
+	}
 	return s
 }
 
@@ -241,6 +245,37 @@ func unquoteJSON(raw []byte) ([]byte, error) {
 		return nil, invalid("%v", err)
 	}
 	return []byte(s), nil
+}
+
+// hasHalfSurrogate reports whether a valid JSON string has a surrogate that is not one of a pair. That
+// is no text: encoding/json reads U+FFFD for each, and what differs would be the same.
+func hasHalfSurrogate(raw []byte) bool {
+	for i := bytes.IndexByte(raw, '\\'); i >= 0 && i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		switch first := escaped(raw[i:]); {
+		case !utf16.IsSurrogate(first):
+			i++
+		case utf16.DecodeRune(first, escaped(raw[i+len(`\uXXXX`):])) == utf8.RuneError:
+			return true
+		default:
+			i += len(`\uXXXX\uXXXX`) - 1
+		}
+	}
+	return false
+}
+
+// escaped is the code unit of the \u escape that text begins with, or -1.
+func escaped(text []byte) rune {
+	if len(text) < len(`\uXXXX`) || text[0] != '\\' || text[1] != 'u' {
+		return -1
+	}
+	unit, err := strconv.ParseUint(string(text[2:len(`\uXXXX`)]), 16, 16)
+	if err != nil {
+		return -1
+	}
+	return rune(unit)
 }
 
 // appendJSONString appends s as encoding/json would write it.

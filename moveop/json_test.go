@@ -79,6 +79,9 @@ func TestOpJSON_reads(t *testing.T) {
 		{"names in another case are unknown", strings.Replace(moveJSON, `{`, `{"TS":1,"Node":2,"Kind":"set",`, 1), move()},
 		{"an escaped name", strings.Replace(moveJSON, `"ts"`, `"\u0074s"`, 1), move()},
 		{"escaped text", strings.Replace(setJSON, `"title"`, `"\u0074itle"`, 1), set("title", `"x"`)},
+		{"an escaped pair", strings.Replace(setJSON, `"title"`, `"\\\ud83d\uDE00\ufffd"`, 1), set("\\\U0001F600\uFFFD", `"x"`)},
+		{"halves where they stay text", strings.Replace(setJSON, `"x"`, `"\ud83d"`, 1), set("title", `"\ud83d"`)},
+		{"an unknown name with a half", strings.Replace(moveJSON, `{`, `{"\ud83d":"\ude00",`, 1), move()},
 		{"null is absence", strings.Replace(moveJSON, `{`, `{"seq":null,"cause":null,"ts":null,`, 1), move()},
 		{"without known", strings.Replace(setJSON, `,"known":0`, ``, 1), set("title", `"x"`)},
 		{"fields of the other kind", strings.Replace(moveJSON, `{`, `{"key":5,"value":[1],`, 1), move()},
@@ -130,6 +133,10 @@ func TestOpJSON_refuses(t *testing.T) {
 		"a negative seq":           swap(moveJSON, `3}`, `3,"seq":-1}`),
 		"a cause that is none":     swap(moveJSON, `3}`, `3,"cause":"x"}`),
 		"a key that is no UTF-8":   swap(setJSON, `title`, "\xff"),
+		"a key with a high half":   swap(setJSON, `title`, `a\uD83D`),
+		"a key with a low half":    swap(setJSON, `title`, `\ude00b`),
+		"halves the wrong way":     swap(setJSON, `title`, `\ude00\ud83d`),
+		"a half before an escape":  swap(setJSON, `title`, `\ud83d\u0061`),
 	} {
 		op := move()
 		if err := json.Unmarshal([]byte(text), &op); !errors.Is(err, moveop.ErrInvalidOp) {
