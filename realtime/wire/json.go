@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/canopysync/canopy/moveop"
@@ -137,11 +138,16 @@ type pushJSON struct {
 
 func decodePush(body []byte) (Message, error) {
 	var raw pushJSON
-	if err := json.Unmarshal(body, &raw); err != nil {
+	err := json.Unmarshal(body, &raw)
+	mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if err != nil && (!ok || mistyped.Field == "id") {
 		return nil, malformed(err)
 	}
 	if err := checkPushID(raw.ID); err != nil {
 		return nil, err
+	}
+	if mistyped != nil { // the rest was read nevertheless
+		return Push{ID: raw.ID}, malformed(err)
 	}
 	var parent string
 	if json.Unmarshal(raw.TraceParent, &parent) != nil {

@@ -200,6 +200,29 @@ func TestDecodeNamesTheBadOp(t *testing.T) {
 	}
 }
 
+// The sender of a push waits for an answer with its id, whatever is wrong with the rest.
+func TestDecodeKeepsTheIDOfAMistypedPush(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		`{"type":"push","id":"7","ops":{}}`,
+		`{"type":"push","ops":"none","id":"7"}`,
+		`{"type":"push","id":"7","ops":5}`,
+	} {
+		msg, err := wire.JSON.Decode([]byte(text))
+		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeBadRequest {
+			t.Errorf("%s: error %v", text, err)
+		}
+		if push, ok := msg.(wire.Push); !ok || push.ID != "7" || push.Ops != nil {
+			t.Errorf("%s: message %+v", text, msg)
+		}
+	}
+	for _, text := range []string{`{"type":"push","id":7,"ops":[]}`, `{"type":"push","id":"7","ops":[}`} {
+		if msg, err := wire.JSON.Decode([]byte(text)); err == nil || msg != nil {
+			t.Errorf("%s: message %+v, %v", text, msg, err)
+		}
+	}
+}
+
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	t.Parallel()
 	msg, err := wire.JSON.Decode([]byte(` {"colour":"green","type":"pull","after":4,"then":[{}]}`))
