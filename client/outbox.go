@@ -58,19 +58,31 @@ func (q *queued) args() []any {
 	return []any{op.TS[:], int(op.Kind), op.Node[:], parent, orderKey, key, value, op.Known, q.edit, refused, q.reason}
 }
 
+var unqueueBulk = newBulk("DELETE FROM outbox WHERE ts IN (VALUES ", 1,
+	`) RETURNING kind, ts, node, coalesce(key, ''), refused IS NOT NULL`)
+
 // unqueue takes an operation that the server has out of the outbox, if it is there.
 func (t *txn) unqueue(ts moveop.Timestamp) error {
-	var refused bool
-	ok, err := t.row(`SELECT refused IS NOT NULL FROM outbox WHERE ts = ?`, []any{ts[:]}, &refused)
-	if err != nil || !ok {
-		return err
-	}
-	t.meta.pending--
-	if refused {
-		t.meta.refused--
-	}
-	_, err = t.exec(`DELETE FROM outbox WHERE ts = ?`, ts[:])
+	_, err := t.unqueueAll([]any{ts[:]})
 	return err
+}
+
+// unqueueAll is unqueue for many. It returns what of those that were there says where they are in the log.
+func (t *txn) unqueueAll(stamps []any) (ops []moveop.Op, err error) {
+	err = t.eachBulk(unqueueBulk, stamps, func(rows *sql.Rows) error {
+		var op moveop.Op
+		var refused bool
+		if err := rows.Scan(&op.Kind, (*blob)(&op.TS), (*blob)(&op.Node), &op.Key, &refused); err != nil {
+			return err
+		}
+		ops = append(ops, op)
+		t.meta.pending--
+		if refused {
+			t.meta.refused--
+		}
+		return nil
+	})
+	return ops, err
 }
 
 // outbox returns everything in it, in order.
@@ -108,26 +120,26 @@ func pushBytes(op *moveop.Op) int64 {
 	return int64(fixed + len(op.OrderKey) + 6*len(op.Key) + len(op.Value)) // a key's bytes may need \u escapes
 }
 
-// acknowledge records what the server answered for a batch.
+// acknowledge records what the server answered for a batch. What came back before that is not in the outbox
+// any more.
 func (t *txn) acknowledge(results []wire.Result) error {
-	for _, r := range results {
-		op := moveop.Op{TS: r.TS, Seq: r.Seq}
-		ok, err := t.row(`SELECT kind, node, coalesce(key, '') FROM outbox WHERE ts = ?`, []any{r.TS[:]},
-			&op.Kind, (*blob)(&op.Node), &op.Key)
-		if err != nil {
+	seqs := make(map[moveop.Timestamp]int64, len(results))
+	stamps := make([]any, len(results))
+	for i := range results {
+		ts := &results[i].TS
+		seqs[*ts], stamps[i] = results[i].Seq, ts[:]
+	}
+	ops, err := t.unqueueAll(stamps)
+	if err != nil {
+		return err
+	}
+	for i := range ops {
+		op := &ops[i]
+		if err := t.number(op, seqs[op.TS]); err != nil {
 			return err
 		}
-		if !ok {
-			continue // it came back before its acknowledgement did
-		}
-		if err := t.number(&op, r.Seq); err != nil {
-			return err
-		}
-		if err := t.unqueue(r.TS); err != nil {
-			return err
-		}
-		t.accept(r.TS)
-		t.meta.acked = max(t.meta.acked, r.Seq)
+		t.accept(op.TS)
+		t.meta.acked = max(t.meta.acked, seqs[op.TS])
 	}
 	return nil
 }

@@ -25,8 +25,8 @@ const (
 	// slowClock is how far behind the server's clock ours may be when operations are found too old.
 	slowClock = time.Second
 	// besideOthers is the most operations of a push while others are in the room: they wait for as long
-	// as it takes to commit it.
-	besideOthers = 100
+	// as it takes to commit it. Fewer would wait for the network more often than for the server.
+	besideOthers = 50
 	// pushOverhead is what a push takes beside its operations, in bytes.
 	pushOverhead = 256
 )

@@ -80,38 +80,53 @@ func TestDeleteKnowsWhatItSaw(t *testing.T) {
 	wantOutline(t, b, "unseen{child}")
 }
 
-// A client that was offline pushes in order, in batches within the server's limits.
+// A client that was offline pushes in order, in batches within the server's limits; in small ones, for which
+// nobody waits long, where others are in the room.
 func TestPushAfterOfflineEdits(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	path := filepath.Join(t.TempDir(), "replica")
-	c, err := client.Open(t.Context(), path, client.Options{Room: "garden"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 12 {
-		edit(t, c, func(tx *client.Tx) error {
-			nodes, err := tx.CreateRun(moveop.Root, client.Last, 20)
+	for name, tc := range map[string]struct {
+		others []wire.Peer
+		pushes string
+	}{
+		"alone":         {nil, "[100 100 52]"},
+		"beside others": {[]wire.Peer{{Replica: 1}}, "[50 50 50 50 50 2]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			path := filepath.Join(t.TempDir(), "replica")
+			c, err := client.Open(t.Context(), path, client.Options{Room: "garden"})
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			return tx.Set(nodes[0], "title", fmt.Sprint(i))
+			for i := range 12 {
+				edit(t, c, func(tx *client.Tx) error {
+					nodes, err := tx.CreateRun(moveop.Root, client.Last, 20)
+					if err != nil {
+						return err
+					}
+					return tx.Set(nodes[0], "title", fmt.Sprint(i))
+				})
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s.hook(func(h *hooks) {
+				h.hello = func(p *peer, h wire.Hello) bool {
+					p.replica, p.live = h.Replica, true
+					p.send(wire.Welcome{
+						Epoch: s.epoch, ServerTime: time.Now().UnixMilli(), Status: wire.Ready,
+						Limits: wire.Limits{MaxOps: 100, MaxFrame: 1 << 20}, Clients: tc.others,
+					})
+					return true
+				}
+			})
+			c = open(t, path, s.options())
+			s.synced(t, c)
+			if got := fmt.Sprint(s.counts().pushes); got != tc.pushes {
+				t.Errorf("pushes of %s operations, want %s", got, tc.pushes)
+			}
 		})
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s.hook(func(h *hooks) {
-		h.hello = func(p *peer, h wire.Hello) bool {
-			p.replica, p.live = h.Replica, true
-			p.send(wire.Welcome{Epoch: s.epoch, ServerTime: time.Now().UnixMilli(), Status: wire.Ready, Limits: wire.Limits{MaxOps: 100, MaxFrame: 1 << 20}})
-			return true
-		}
-	})
-	c = open(t, path, s.options())
-	s.synced(t, c)
-	if got := fmt.Sprint(s.counts().pushes); got != "[100 100 52]" {
-		t.Errorf("pushes of %s operations", got)
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 	// smallJob is the most ops that a job may have to go with the small ones.
 	smallJob = 32
 	// largeGroup is the number of ops up to which large jobs go together.
-	largeGroup = 200
+	largeGroup = 100
 )
 
 // fill takes the jobs that are there already. They are in memory whether they wait here or in front of

@@ -509,11 +509,11 @@ func TestUploadsDoNotHoldOthersUp(t *testing.T) {
 		}
 		first, a, b, c := s.join("plan", 1), s.join("plan", 0xa), s.join("plan", 0xb), s.join("plan", 0xc)
 		pushed(first, 1) // it is with the store before the others come
-		pushed(a, 150)
+		pushed(a, 60)
 		pushed(a, 40)
 		pushed(a, 1) // behind the large ones of its replica
-		pushed(b, 150)
-		pushed(b, 151)
+		pushed(b, 60)
+		pushed(b, 61)
 		pushed(c, 1)
 		pushed(first, 2)
 		close(gate)
@@ -521,7 +521,7 @@ func TestUploadsDoNotHoldOthersUp(t *testing.T) {
 			for range acks {
 				expect[wire.Ack](p)
 			}
-			p.readTo(497)
+			p.readTo(226)
 		}
 		var batches []string
 		s.store.set(func(f *fakeStore) {
@@ -535,10 +535,10 @@ func TestUploadsDoNotHoldOthersUp(t *testing.T) {
 		})
 		want := []string{
 			"map[1:1]",
-			"map[10:190]",        // the two fit into one group
+			"map[10:100]",        // the two fit into one group
 			"map[1:2 10:1 12:1]", // a's, now that its large ones are through
-			"map[11:150]",
-			"map[11:151]",
+			"map[11:60]",
+			"map[11:61]",
 		}
 		if !slices.Equal(batches, want) {
 			t.Errorf("batches %v, want %v", batches, want)
