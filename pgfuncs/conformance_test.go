@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -156,6 +157,32 @@ func (e *engine) State() (proptest.State, error) {
 	e.readEffective(&reads, &s)
 	e.readVersion(&reads, &s)
 	return s, e.pool.SendBatch(ctx, &reads).Close()
+}
+
+// Dump reads all tables of rooms, with the transaction that wrote each row: a row that was written again as it
+// was is another one.
+func (e *engine) Dump() (rows []string, err error) {
+	const tables = `select c.table_name from information_schema.columns c join information_schema.tables t using (table_schema, table_name)
+		where c.table_schema = 'canopy' and c.column_name = 'room_id' and t.table_type = 'BASE TABLE' order by 1`
+	ctx := context.Background()
+	found, err := e.pool.Query(ctx, tables)
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	var reads pgx.Batch
+	for _, name := range names {
+		var row string
+		e.forEach(&reads, fmt.Sprintf(`%s.xmin || %[1]s::text from canopy.%[1]s`, pgx.Identifier{name}.Sanitize()), []any{&row}, func() {
+			rows = append(rows, name+row)
+		})
+	}
+	err = e.pool.SendBatch(ctx, &reads).Close()
+	slices.Sort(rows)
+	return rows, err
 }
 
 func (e *engine) forEach(reads *pgx.Batch, columnsFrom string, into []any, f func()) {

@@ -16,7 +16,7 @@ import (
 // model's, and at the end of each story its log and its lists of siblings.
 func Conformance(t *testing.T, s Suite) {
 	if s.Depth == 0 {
-		s.Depth = 100_000
+		s.Depth = 100_000 / thin
 	}
 	_, s.server = s.newPair(t, RestoreMoveAndSet).engine.(ServerEngine)
 	for _, sc := range scenarios {

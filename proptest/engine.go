@@ -53,6 +53,12 @@ type Reopener interface {
 	Reopen() error
 }
 
+// Dumper is an Engine that keeps its state somewhere: Dump returns every byte of it, a row a line, in an order
+// of its own.
+type Dumper interface {
+	Dump() ([]string, error)
+}
+
 // ChildReader is an Engine with its own way of reading siblings.
 type ChildReader interface {
 	// Children returns the nodes under parent in sibling order.
@@ -85,7 +91,8 @@ type Suite struct {
 	// Part and Parts share histories and lists out among suites of one engine: this one tries every
 	// Parts-th, from number Part on. Default to all.
 	Part, Parts int
-	// Depth is the depth of the deep scenario. Defaults to 100,000, which is what has to work.
+	// Depth is the depth of the deep scenario. Defaults to 100,000, which is what has to work, and to a tenth of
+	// it under the race detector.
 	Depth int
 
 	server bool // New makes a ServerEngine

@@ -154,11 +154,15 @@ func nodeNames(nodes []moveop.NodeID) string {
 	return "[" + strings.Join(names, " ") + "]"
 }
 
-// repeat applies batches that were applied before once more: nothing may change.
+// repeat applies batches that were applied before once more: nothing may change, not a byte of what is kept.
 func (p *pair) repeat(batches ...[]moveop.Op) error {
 	before, err := p.model.State()
 	if err != nil {
 		return fmt.Errorf("state of the model: %w", err)
+	}
+	kept, err := p.dump()
+	if err != nil {
+		return err
 	}
 	for _, batch := range batches {
 		if err := p.answer(batch); err != nil {
@@ -175,5 +179,41 @@ func (p *pair) repeat(batches ...[]moveop.Op) error {
 	if diff := Diff(before, after); diff != "" {
 		return fmt.Errorf("repeating the ops changed the model:\n%s", diff)
 	}
+	rewritten, err := p.dump()
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(kept, rewritten) {
+		return fmt.Errorf("repeating the ops changed what is kept:\n%s", diffLines(kept, rewritten))
+	}
 	return nil
+}
+
+// dump returns what the engine keeps, nil if it keeps nothing.
+func (p *pair) dump() ([]string, error) {
+	dumper, ok := p.engine.(Dumper)
+	if !ok {
+		return nil, nil
+	}
+	rows, err := dumper.Dump()
+	if err != nil {
+		return nil, fmt.Errorf("dump: %w", err)
+	}
+	return rows, nil
+}
+
+// diffLines says which lines are only in one of two lists.
+func diffLines(before, after []string) string {
+	var b strings.Builder
+	for _, side := range []struct {
+		name         string
+		lines, other []string
+	}{{"before", before, after}, {"after", after, before}} {
+		for _, line := range side.lines {
+			if !slices.Contains(side.other, line) {
+				fmt.Fprintf(&b, "%s: %s\n", side.name, line)
+			}
+		}
+	}
+	return b.String()
 }

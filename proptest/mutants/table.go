@@ -211,6 +211,8 @@ var mutants = []mutant{
 		"from unnest(p_ops) as o) > 1 then", "from unnest(p_ops) as o) > 9 then", database),
 	one("sql: a refusal is not atomic: order within the batch is not checked", "sql/functions/check_ops.sql",
 		"when (b.op).ts <= b.prev_ts", "when false", refusals),
+	one("sql: a retry writes the room's row", "sql/functions/apply.sql",
+		"if head > v_before.head then", "if true then", database),
 	one("sql: an ineffective move is answered as applied", "sql/functions/apply_batch.sql",
 		"      statuses[array_position(seqs, v_op.seq)] := 2;\n", "      null;\n", database),
 	one("sql: a page of children goes on by order key alone", "sql/functions/children.sql",
