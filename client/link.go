@@ -243,7 +243,7 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 		return err
 	}
 	resync := fmt.Errorf("%w: it is at %s %d", errResync, w.Epoch, w.Head)
-	if l.first == nil && l.needSnapshot || !m.goesOnFrom(w) {
+	if l.first == nil && l.needSnapshot || !l.goesOn(m, w) {
 		return resync
 	}
 	if w.LastTS != nil && m.issued.Before(*w.LastTS) {
@@ -251,8 +251,8 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 		return errRenamed
 	}
 	err := l.c.store.update(ctx, Remote, func(t *txn) error {
-		if m = &t.meta; !m.goesOnFrom(w) {
-			return resync // another snapshot has come in
+		if m = &t.meta; !l.goesOn(m, w) {
+			return resync // another snapshot has come in, or the preview was forgotten
 		}
 		t.meta.epoch = w.Epoch
 		if t.meta.offset != 0 { // it was wrong once: follow it
@@ -271,8 +271,13 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	return nil
 }
 
-// goesOnFrom reports whether a server can send what is behind our cursor.
-func (m *meta) goesOnFrom(w wire.Welcome) bool {
+// goesOn reports whether a server can send what is behind the cursor of a replica at m. One without an epoch
+// has everything to come; while the room is being loaded for the first time it has had its preview
+// forgotten since the hello, and begins with another one.
+func (l *link) goesOn(m *meta, w wire.Welcome) bool {
+	if l.first != nil && m.epoch == "" {
+		return false
+	}
 	return m.seq == 0 || m.epoch == w.Epoch && m.seq <= w.Head
 }
 

@@ -388,8 +388,10 @@ func testPreviewEpoch(t *testing.T, connected bool) {
 	wantOutline(t, c, "b,A")
 	create(t, c, moveop.Root, client.Last, "kept")
 	s.settled(t, c)
-	s.hook(func(h *hooks) { h.push = func(*peer, wire.Push) bool { return true } })
+	swallowed := make(chan struct{}, 10)
+	s.hook(func(h *hooks) { h.push = func(*peer, wire.Push) bool { swallowed <- struct{}{}; return true } })
 	create(t, c, moveop.Root, client.Last, "mine")
+	<-swallowed // or it would get into the other history, ahead of what was made before it
 	s.replaceHistory(t)
 	s.hook(func(h *hooks) { h.push = nil })
 	s.hangUp()
@@ -401,6 +403,57 @@ func testPreviewEpoch(t *testing.T, connected bool) {
 	release() // the old one
 	s.synced(t, c)
 	wantTitles(t, c, "kept mine other")
+}
+
+// A preview may be forgotten, by a page of another history, between the hello of a connection and its welcome: that
+// must not pass for the beginning of a replica that has all there is.
+func TestPreviewForgottenBeforeWelcome(t *testing.T) {
+	t.Parallel()
+	s, _, nodes := wide(t, 3, 3)
+	release := s.stall(t)
+	greeted := make(chan func(), 1)
+	s.hook(func(h *hooks) {
+		h.hello = func(p *peer, hello wire.Hello) bool {
+			select {
+			case greeted <- func() { p.hello(hello) }:
+				h.hello = nil
+				return true
+			default:
+				return false
+			}
+		}
+	})
+	c := s.join(t)
+	welcome := <-greeted
+	s.replaceHistory(t)
+	pages := 0
+	s.hook(func(h *hooks) {
+		h.children = func(w http.ResponseWriter, _ *http.Request) bool {
+			if pages++; pages == 1 {
+				return false
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+	})
+	if _, err := c.Children(t.Context(), nodes[0], client.Cursor{}, 10); err != nil {
+		t.Fatal(err)
+	}
+	if st := c.Status(); st.Seq != 0 || !st.Partial {
+		t.Fatalf("not forgotten: %+v", st)
+	}
+	s.hook(func(h *hooks) { welcome() })
+	waitFor(t, c, "turned away", func(st client.Status) bool { return st.Err != nil })
+	if st := c.Status(); !st.Partial {
+		t.Errorf("nothing is here, and it passes for the whole: %+v", st)
+	}
+	s.hook(func(h *hooks) { h.children = nil })
+	eventually(t, c, "shown", func() bool { return titles(t, c) == "other" })
+	s.settled(t, c)
+	s.hook(func(h *hooks) { h.snapshot = nil })
+	release()
+	s.synced(t, c)
+	wantTitles(t, c, "other")
 }
 
 // Random edits here and there while the snapshot is cut off again and again, connections break and the
