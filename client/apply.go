@@ -109,7 +109,7 @@ func (t *txn) settle(logged, op *moveop.Op) error {
 	return t.unqueue(op.TS)
 }
 
-// number gives a logged operation its seq.
+// number gives a logged operation its seq, with which it is not pending any more.
 func (t *txn) number(op *moveop.Op, seq int64) (err error) {
 	var n int64
 	if op.Kind == moveop.Move {
@@ -117,11 +117,13 @@ func (t *txn) number(op *moveop.Op, seq int64) (err error) {
 	} else {
 		n, err = t.exec(`UPDATE vals SET seq = ? WHERE node = ? AND key = ? AND ts = ?`, seq, op.Node[:], op.Key, op.TS[:])
 	}
-	if err != nil || n > 0 {
+	if err == nil && n == 0 {
+		_, err = t.exec(`UPDATE ops SET seq = ? WHERE node = ? AND key = ? AND ts = ?`, seq, op.Node[:], op.Key, op.TS[:])
+	}
+	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE ops SET seq = ? WHERE ts = ?`, seq, op.TS[:])
-	return err
+	return t.stamp(&moveop.Op{TS: op.TS, Node: op.Node, Key: op.Key, Seq: seq})
 }
 
 // withdraw takes operations out of the log that nobody else has seen, and everything that was
@@ -134,7 +136,7 @@ func (t *txn) withdraw(ops []moveop.Op) error {
 		gone[ops[i].TS] = true
 	}
 	var moves, sets []moveop.Op
-	err := t.logged(earliest(ops), moveop.MaxTimestamp, func(op moveop.Op, _ bool) error {
+	err := t.logged(earliest(ops), moveop.MaxTimestamp, func(op moveop.Op) error {
 		if op.Kind == moveop.Move {
 			moves = append(moves, op)
 		} else if gone[op.TS] {
@@ -184,36 +186,43 @@ func (t *txn) removeMove(op *moveop.Op) error {
 	}
 	t.meta.digest.Ops--
 	t.meta.digest.Log ^= op.LogHash()
-	_, err = t.exec(`DELETE FROM ops WHERE ts = ?`, op.TS[:])
-	return err
+	if _, err := t.exec(`DELETE FROM ops WHERE node = ? AND key = '' AND ts = ?`, op.Node[:], op.TS[:]); err != nil {
+		return err
+	}
+	return t.unstamp(op)
 }
 
 // removeSet takes out a set; where it was current, the last one before it is again.
 func (t *txn) removeSet(op *moveop.Op) error {
 	t.meta.digest.Ops--
 	t.meta.digest.Log ^= op.LogHash()
+	if err := t.unstamp(op); err != nil {
+		return err
+	}
 	n, err := t.exec(`DELETE FROM vals WHERE node = ? AND key = ? AND ts = ?`, op.Node[:], op.Key, op.TS[:])
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		_, err := t.exec(`DELETE FROM ops WHERE ts = ?`, op.TS[:])
-		return err
+		return t.removePastSet(op)
 	}
 	t.meta.digest.State ^= moveop.ValueHash(op.Node, op.Key, op.TS)
 	t.changes.written(&moveop.Op{Node: op.Node, Key: op.Key}) // unless there is one before it
-	var ts moveop.Timestamp
-	ok, err := t.row(`SELECT ts FROM ops WHERE kind = 2 AND node = ? AND key = ? ORDER BY ts DESC LIMIT 1`,
-		[]any{op.Node[:], op.Key}, (*blob)(&ts))
+	var value string
+	before := moveop.Op{Kind: moveop.Set, Node: op.Node, Key: op.Key}
+	ok, err := t.row(`SELECT value, ts, seq, known FROM ops WHERE node = ? AND key = ? ORDER BY ts DESC LIMIT 1`,
+		[]any{op.Node[:], op.Key}, &value, (*blob)(&before.TS), &before.Seq, &before.Known)
 	if err != nil || !ok {
 		return err
 	}
-	before, _, err := t.find(ts)
-	if err != nil {
+	if err := t.removePastSet(&before); err != nil {
 		return err
 	}
-	if _, err := t.exec(`DELETE FROM ops WHERE ts = ?`, ts[:]); err != nil {
-		return err
-	}
+	before.Value = []byte(value)
 	return t.putValue(&before)
+}
+
+func (t *txn) removePastSet(op *moveop.Op) error {
+	_, err := t.exec(`DELETE FROM ops WHERE node = ? AND key = ? AND ts = ?`, op.Node[:], op.Key, op.TS[:])
+	return err
 }

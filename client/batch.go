@@ -18,6 +18,7 @@ type batchLog struct {
 	dirty   []moveop.NodeID        // rows of nodes to write
 	history []any                  // rows of ops to write, see historyBulk
 	parents map[moveop.NodeID]bool // that these name
+	stamps  []any                  // rows of stamps to write, see stampsBulk
 }
 
 var _ tree.Log = (*batchLog)(nil)
@@ -132,7 +133,11 @@ func (l *batchLog) flush() error {
 		args = append(args, n[:])
 	}
 	clear(l.parents)
-	return l.execBulk(namedBulk, args)
+	if err := l.execBulk(namedBulk, args); err != nil {
+		return err
+	}
+	args, l.stamps = l.stamps, nil
+	return l.execBulk(stampsBulk, args)
 }
 
 // NamedAsParent implements tree.Log.
@@ -205,6 +210,7 @@ func (l *batchLog) Add(op moveop.Op, effective bool) error {
 		l.meta.newest = op.TS
 	}
 	l.count(&op)
+	l.stamps = stampArgs(l.stamps, &op)
 	l.named[op.Parent] = true
 	p := placementOf(&op)
 	if !effective || row.placed && p.ts.Before(row.ts) {
@@ -227,7 +233,7 @@ func (l *batchLog) Add(op moveop.Op, effective bool) error {
 
 // remember puts a move into the history.
 func (l *batchLog) remember(n moveop.NodeID, p placement, effective bool) {
-	l.history = append(l.history, p.ts[:], int(moveop.Move), n[:], p.parent[:], p.orderKey, nil, nil,
+	l.history = append(l.history, p.ts[:], int(moveop.Move), n[:], p.parent[:], p.orderKey, "", nil,
 		p.seq, p.known, orNull(p.cause), effective)
 	l.parents[p.parent] = true
 }
@@ -241,14 +247,10 @@ func (l *batchLog) SetEffective(m tree.Move, effective bool) error {
 	return l.moveLog.SetEffective(m, effective)
 }
 
-// foundBulk gives whole operations, as loggedQuery does.
-var foundBulk = newBulk("WITH batch (ts) AS (VALUES ", 1, `)
-	SELECT 1, n.ts, n.node, n.parent, n.order_key, NULL, NULL, n.seq, n.known, n.cause
-		FROM batch b CROSS JOIN nodes n ON n.ts = b.ts
-	UNION ALL SELECT 2, v.ts, v.node, NULL, NULL, v.key, v.value, v.seq, v.known, NULL
-		FROM batch b CROSS JOIN vals v ON v.ts = b.ts
-	UNION ALL SELECT o.kind, o.ts, o.node, o.parent, o.order_key, o.key, o.value, o.seq, o.known, o.cause
-		FROM batch b CROSS JOIN ops o ON o.ts = b.ts`)
+// foundBulk gives whole operations, as logged does.
+var foundBulk = newBulk("WITH batch (ts) AS (VALUES ", 1, `),
+	s AS MATERIALIZED (SELECT p.ts, p.node, p.key FROM batch b CROSS JOIN stamps p ON p.ts = b.ts
+		UNION ALL SELECT x.ts, x.node, coalesce(x.key, '') FROM batch b CROSS JOIN outbox x ON x.ts = b.ts)`+stampedQuery)
 
 // findAll returns those of the operations that are in the log, as they are there, by timestamp.
 // Operations later than the whole log cost nothing.
@@ -306,10 +308,11 @@ func (t *txn) addSetBatch(sets []moveop.Op) error {
 		return err
 	}
 	var written []*valueRow
-	var history []any
+	var history, stamps []any
 	for i := range sets {
 		op := &sets[i]
 		t.count(op)
+		stamps = stampArgs(stamps, op)
 		row := current[setKey{op.Node, op.Key}]
 		if row.op != nil && op.TS.Before(row.op.TS) {
 			history = append(history, setArgs(op)...)
@@ -334,7 +337,10 @@ func (t *txn) addSetBatch(sets []moveop.Op) error {
 	if err := t.execBulk(valuesBulk, args); err != nil {
 		return err
 	}
-	return t.execBulk(historyBulk, history)
+	if err := t.execBulk(historyBulk, history); err != nil {
+		return err
+	}
+	return t.execBulk(stampsBulk, stamps)
 }
 
 // writes looks up the current writes of all properties that the sets write.

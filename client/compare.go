@@ -138,7 +138,7 @@ func (l *logComparison) parts(ctx context.Context, span wire.Span) (wire.Tally, 
 // within calls fn for our operations in a span that count.
 func (l *logComparison) within(ctx context.Context, span wire.Span, fn func(moveop.Op)) error {
 	return l.c.store.view(ctx, func(s *session) error {
-		return s.logged(span.First(), span.Last(), func(op moveop.Op, _ bool) error {
+		return s.logged(span.First(), span.Last(), func(op moveop.Op) error {
 			if l.counts(&op) {
 				fn(op)
 			}
@@ -249,15 +249,16 @@ func (o *Options) ask(ctx context.Context, what string) (io.ReadCloser, error) {
 // everyOp calls fn for every operation of the log, in no useful order, and says which of them are in nodes
 // or vals: the current ones. Fn must not use the session.
 func (s *session) everyOp(fn func(op moveop.Op, current bool) error) error {
-	return s.each(`SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
-		UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
-		UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`, nil,
-		func(rows *sql.Rows) error {
-			var current bool
-			op, err := scanOp(rows, &current)
-			if err != nil {
-				return err
-			}
-			return fn(op, current)
-		})
+	return s.each(everyOpQuery, nil, func(rows *sql.Rows) error {
+		var current bool
+		op, err := scanOp(rows, &current)
+		if err != nil {
+			return err
+		}
+		return fn(op, current)
+	})
 }
+
+const everyOpQuery = `SELECT 1 AS current, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
+	UNION ALL SELECT 1, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
+	UNION ALL SELECT 0, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops`

@@ -64,7 +64,7 @@ func (e *engine) Close() error {
 	return e.store.update(context.Background(), Remote, func(t *txn) error {
 		t.meta = meta{room: t.meta.room, replica: t.meta.replica, version: t.meta.version}
 		t.store.startClock(&t.meta)
-		return t.script("DELETE FROM nodes", "DELETE FROM vals", "DELETE FROM ops", "DELETE FROM named")
+		return t.script("DELETE FROM nodes", "DELETE FROM vals", "DELETE FROM ops", "DELETE FROM named", "DELETE FROM stamps")
 	})
 }
 
@@ -93,16 +93,23 @@ func (e *engine) Apply(ops []moveop.Op) (results []proptest.Result, err error) {
 
 func (e *engine) merge(t *txn, ops []moveop.Op) ([]proptest.Result, error) {
 	results := make([]proptest.Result, len(ops))
-	seen := map[moveop.Timestamp]bool{}
+	ops = slices.Clone(ops)
+	seqs := map[moveop.Timestamp]int64{}
 	for i, op := range ops {
-		_, logged, err := t.find(op.TS)
+		logged, ok, err := t.find(op.TS)
 		if err != nil {
 			return nil, err
 		}
-		if logged || seen[op.TS] {
-			results[i].Status = proptest.StatusDuplicate
+		if ok {
+			seqs[op.TS] = logged.Seq
 		}
-		seen[op.TS] = true
+		if _, ok := seqs[op.TS]; ok {
+			results[i].Status = proptest.StatusDuplicate
+		} else {
+			t.meta.seq++
+			seqs[op.TS] = t.meta.seq
+		}
+		ops[i].Seq = seqs[op.TS] // as a server would have it
 	}
 	if _, err := t.merge(ops); err != nil {
 		return nil, err
@@ -112,7 +119,8 @@ func (e *engine) merge(t *txn, ops []moveop.Op) ([]proptest.Result, error) {
 			continue
 		}
 		var superseded, effective bool
-		superseded, err := t.row(`SELECT effective FROM ops WHERE ts = ?`, []any{op.TS[:]}, &effective)
+		superseded, err := t.row(`SELECT effective FROM ops WHERE node = ? AND key = ? AND ts = ?`,
+			[]any{op.Node[:], op.Key, op.TS[:]}, &effective)
 		if err != nil {
 			return nil, err
 		}

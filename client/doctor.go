@@ -165,6 +165,10 @@ var rules = []struct {
 		LEFT JOIN vals v ON v.node = o.node AND v.key = o.key WHERE o.kind = 2 AND (v.node IS NULL OR v.ts <= o.ts)`},
 	{CheckLog, "parents of former moves are not noted", `SELECT count(*) FROM ops o
 		WHERE o.kind = 1 AND NOT EXISTS (SELECT 1 FROM named p WHERE p.node = o.parent)`},
+	{CheckLog, "timestamps are noted wrongly", `SELECT abs(count(*) - (SELECT count(*) FROM stamps))
+			+ count(*) FILTER (WHERE NOT EXISTS (SELECT 1 FROM stamps s WHERE s.ts = o.ts AND s.node = o.node AND s.key = o.key))
+		FROM (SELECT ts, node, '' AS key, seq FROM nodes UNION ALL SELECT ts, node, key, seq FROM vals
+			UNION ALL SELECT ts, node, key, seq FROM ops) AS o WHERE seq <> 0`},
 	{CheckLog, "operations share a timestamp", `SELECT count(*) - count(DISTINCT ts) FROM
 		(SELECT ts FROM nodes UNION ALL SELECT ts FROM vals UNION ALL SELECT ts FROM ops)`},
 	{CheckLog, "operations share a seq", `SELECT count(*) - count(DISTINCT seq) FROM
@@ -180,13 +184,13 @@ var rules = []struct {
 	{CheckOutbox, "pending moves are not in the log", `SELECT count(*) FROM outbox x WHERE kind = 1
 		AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = x.node AND n.ts = x.ts AND n.seq = 0
 			AND n.parent = x.parent AND n.order_key = x.order_key)
-		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.ts = x.ts AND o.kind = 1 AND o.node = x.node AND o.seq = 0
+		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.node = x.node AND o.key = '' AND o.ts = x.ts AND o.seq = 0
 			AND o.parent = x.parent AND o.order_key = x.order_key)`},
 	{CheckOutbox, "pending writes are not in the log", `SELECT count(*) FROM outbox x WHERE kind = 2
 		AND NOT EXISTS (SELECT 1 FROM vals v WHERE v.node = x.node AND v.key = x.key AND v.ts = x.ts AND v.seq = 0
 			AND v.value = x.value)
-		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.ts = x.ts AND o.kind = 2 AND o.node = x.node AND o.seq = 0
-			AND o.key = x.key AND o.value = x.value)`},
+		AND NOT EXISTS (SELECT 1 FROM ops o WHERE o.node = x.node AND o.key = x.key AND o.ts = x.ts AND o.seq = 0
+			AND o.value = x.value)`},
 	{CheckOutbox, "pending operations are counted wrongly",
 		`SELECT abs(pending - (SELECT count(*) FROM outbox)) FROM meta`},
 	{CheckOutbox, "refused operations are counted wrongly",

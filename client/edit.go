@@ -148,7 +148,7 @@ func (tx *Tx) Restore(id moveop.NodeID) error {
 		return err
 	}
 	var was Place
-	ok, err := tx.t.row(`SELECT parent, order_key FROM ops WHERE kind = 1 AND node = ? AND effective AND parent <> ?
+	ok, err := tx.t.row(`SELECT parent, order_key FROM ops WHERE node = ? AND key = '' AND effective AND parent <> ?
 		ORDER BY ts DESC LIMIT 1`, []any{id[:], moveop.Trash[:]}, (*blob)(&was.Parent), &was.OrderKey)
 	if err != nil {
 		return err

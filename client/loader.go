@@ -16,6 +16,9 @@ import (
 // when it is whole, and are dropped where it is not.
 const draftPrefix = "draft_"
 
+// draftUnsorted holds the rows of ops as they come, by timestamp.
+const draftUnsorted = draftPrefix + "unsorted"
+
 const (
 	// chunkRows is how many rows are written in one transaction: edits go on in between.
 	chunkRows = 2048
@@ -87,11 +90,12 @@ func (l *loader) prepare(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return s.script("CREATE TABLE " + draftUnsorted + " (" + opsColumns + ")")
 	})
 }
 
-// index makes the draft's indexes. What is sorted for them does not stay in memory.
+// index makes the draft's indexes, and the tables that follow from what was loaded. What is sorted for them
+// does not stay in memory.
 func (l *loader) index(ctx context.Context) error {
 	return l.unsynced(ctx, func(s *session) (err error) {
 		suffix, err := freeSuffix(s)
@@ -109,7 +113,9 @@ func (l *loader) index(ctx context.Context) error {
 				return err
 			}
 		}
-		return s.script(fillNamed(draftPrefix))
+		return s.script(
+			"INSERT INTO "+draftPrefix+"ops SELECT * FROM "+draftUnsorted+" ORDER BY node, key, ts", "DROP TABLE "+draftUnsorted,
+			fillNamed(draftPrefix), fillStamps(draftPrefix))
 	})
 }
 
@@ -176,7 +182,7 @@ func decode(ctx context.Context, chunks chan<- []any, next func([]any) ([]any, b
 var (
 	draftNodes = newBulk("INSERT INTO "+draftPrefix+"nodes (node, "+placementColumns+") VALUES ", 7, "")
 	draftVals  = newBulk("INSERT INTO "+draftPrefix+"vals (node, key, value, ts, seq, known) VALUES ", 6, "")
-	draftOps   = newBulk("INSERT INTO "+draftPrefix+`ops
+	draftOps   = newBulk("INSERT INTO "+draftUnsorted+`
 		(ts, kind, node, parent, order_key, key, value, seq, known, cause, effective) VALUES `, 11, "")
 )
 
@@ -250,11 +256,11 @@ func (l *loader) opRows(rows *format.Rows) func([]any) ([]any, bool) {
 		}
 		op := o.Op()
 		l.add(&op)
-		row := []any{op.TS[:], int(op.Kind), op.Node[:], nil, nil, nil, nil, op.Seq, op.Known, orNull(op.Cause), o.Effective}
+		row := []any{op.TS[:], int(op.Kind), op.Node[:], nil, nil, op.Key, nil, op.Seq, op.Known, orNull(op.Cause), o.Effective}
 		if op.Kind == moveop.Move {
 			row[3], row[4] = op.Parent[:], op.OrderKey
 		} else {
-			row[5], row[6], row[10] = op.Key, string(op.Value), true
+			row[6], row[10] = string(op.Value), true
 		}
 		return append(args, row...), true
 	}
@@ -344,6 +350,9 @@ func (t *txn) carry(ops []moveop.Op) error {
 }
 
 func dropDrafts(s *session) error {
+	if err := s.script("DROP TABLE IF EXISTS " + draftUnsorted); err != nil {
+		return err
+	}
 	for _, table := range logTables {
 		if err := s.script("DROP TABLE IF EXISTS " + draftPrefix + table.name); err != nil {
 			return err

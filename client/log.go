@@ -63,14 +63,14 @@ func (l moveLog) ParentBefore(n moveop.NodeID, t moveop.Timestamp) (parent moveo
 	if err != nil || !ok || ts.Before(t) {
 		return parent, ok, err // a node without a row has no effective move at all
 	}
-	ok, err = l.row(`SELECT parent FROM ops WHERE kind = 1 AND node = ? AND ts < ? AND effective
+	ok, err = l.row(`SELECT parent FROM ops WHERE node = ? AND key = '' AND ts < ? AND effective
 		ORDER BY ts DESC LIMIT 1`, []any{n[:], t[:]}, (*blob)(&parent))
 	return parent, ok, err
 }
 
 // NextEffective implements tree.Log.
 func (l moveLog) NextEffective(n moveop.NodeID, t moveop.Timestamp) (next moveop.Timestamp, err error) {
-	ok, err := l.row(`SELECT ts FROM ops WHERE kind = 1 AND node = ? AND ts > ? AND effective
+	ok, err := l.row(`SELECT ts FROM ops WHERE node = ? AND key = '' AND ts > ? AND effective
 		ORDER BY ts LIMIT 1`, []any{n[:], t[:]}, (*blob)(&next))
 	if err != nil || ok {
 		return next, err // the row in nodes is later than all in ops
@@ -85,7 +85,7 @@ func (l moveLog) NextEffective(n moveop.NodeID, t moveop.Timestamp) (next moveop
 // MovesOf implements tree.Log.
 func (l moveLog) MovesOf(dst []tree.Move, n moveop.NodeID, from, to moveop.Timestamp) ([]tree.Move, error) {
 	return l.moves(dst, `SELECT ts, node, parent, effective FROM ops
-			WHERE kind = 1 AND node = ?1 AND ts > ?2 AND ts < ?3
+			WHERE node = ?1 AND key = '' AND ts > ?2 AND ts < ?3
 		UNION ALL SELECT ts, node, parent, 1 FROM nodes WHERE node = ?1 AND ts > ?2 AND ts < ?3`,
 		n[:], from[:], to[:])
 }
@@ -93,10 +93,13 @@ func (l moveLog) MovesOf(dst []tree.Move, n moveop.NodeID, from, to moveop.Times
 // MovesIn implements tree.Log.
 func (l moveLog) MovesIn(dst []tree.Move, from, to moveop.Timestamp, limit int) ([]tree.Move, error) {
 	start := len(dst)
-	dst, err := l.moves(dst, `SELECT * FROM (SELECT ts, node, parent, effective FROM ops
-			WHERE kind = 1 AND ts > ?1 AND ts < ?2 ORDER BY ts LIMIT ?3)
-		UNION ALL SELECT * FROM (SELECT ts, node, parent, 1 FROM nodes
-			WHERE ts > ?1 AND ts < ?2 ORDER BY ts LIMIT ?3)`,
+	dst, err := l.moves(dst, `WITH s AS (
+			SELECT * FROM (SELECT ts, node FROM stamps WHERE ts > ?1 AND ts < ?2 AND key = '' ORDER BY ts LIMIT ?3)
+			UNION ALL
+			SELECT * FROM (SELECT ts, node FROM outbox WHERE ts > ?1 AND ts < ?2 AND kind = 1 ORDER BY ts LIMIT ?3))
+		SELECT n.ts, n.node, n.parent, 1 FROM s CROSS JOIN nodes n ON n.node = s.node AND n.ts = s.ts
+		UNION ALL SELECT o.ts, o.node, o.parent, o.effective
+			FROM s CROSS JOIN ops o ON o.node = s.node AND o.key = '' AND o.ts = s.ts`,
 		from[:], to[:], limit)
 	return dst[:min(len(dst), start+limit)], err
 }
@@ -120,6 +123,9 @@ func (l moveLog) Add(op moveop.Op, effective bool) error {
 		l.meta.newest = op.TS
 	}
 	l.count(&op)
+	if err := l.stamp(&op); err != nil {
+		return err
+	}
 	if !effective {
 		return l.insertMove(op.Node, placementOf(&op), false)
 	}
@@ -161,7 +167,7 @@ func (l moveLog) enter(n moveop.NodeID, p placement) error {
 // SetEffective implements tree.Log.
 func (l moveLog) SetEffective(m tree.Move, effective bool) error {
 	if effective {
-		p, err := l.takeMove(m.TS)
+		p, err := l.takeMove(m.Node, m.TS)
 		if err != nil {
 			return err
 		}
@@ -172,7 +178,7 @@ func (l moveLog) SetEffective(m tree.Move, effective bool) error {
 		return err
 	}
 	if !placed || now.ts != m.TS {
-		_, err := l.exec(`UPDATE ops SET effective = 0 WHERE ts = ?`, m.TS[:])
+		_, err := l.exec(`UPDATE ops SET effective = 0 WHERE node = ? AND key = '' AND ts = ?`, m.Node[:], m.TS[:])
 		return err
 	}
 	return l.fallBack(m.Node, now)
@@ -185,7 +191,7 @@ func (l moveLog) fallBack(n moveop.NodeID, now placement) error {
 		return err
 	}
 	var ts moveop.Timestamp
-	ok, err := l.row(`SELECT ts FROM ops WHERE kind = 1 AND node = ? AND effective ORDER BY ts DESC LIMIT 1`,
+	ok, err := l.row(`SELECT ts FROM ops WHERE node = ? AND key = '' AND effective ORDER BY ts DESC LIMIT 1`,
 		[]any{n[:]}, (*blob)(&ts))
 	if err != nil {
 		return err
@@ -196,7 +202,7 @@ func (l moveLog) fallBack(n moveop.NodeID, now placement) error {
 		_, err = l.exec(`DELETE FROM nodes WHERE node = ?`, n[:])
 		return err
 	}
-	p, err := l.takeMove(ts)
+	p, err := l.takeMove(n, ts)
 	if err != nil {
 		return err
 	}
@@ -221,8 +227,8 @@ func (l moveLog) updateNode(n moveop.NodeID, was, p placement) error {
 
 // insertMove puts a move into the history.
 func (l moveLog) insertMove(n moveop.NodeID, p placement, effective bool) error {
-	_, err := l.exec(`INSERT INTO ops (ts, kind, node, parent, order_key, seq, known, cause, effective)
-		VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err := l.exec(`INSERT INTO ops (ts, kind, node, parent, order_key, key, seq, known, cause, effective)
+		VALUES (?, 1, ?, ?, ?, '', ?, ?, ?, ?)`,
 		p.ts[:], n[:], p.parent[:], p.orderKey, p.seq, p.known, orNull(p.cause), effective)
 	if err != nil {
 		return err
@@ -230,16 +236,17 @@ func (l moveLog) insertMove(n moveop.NodeID, p placement, effective bool) error 
 	return l.execBulk(namedBulk, []any{p.parent[:]})
 }
 
-// takeMove takes a move out of the history.
-func (l moveLog) takeMove(ts moveop.Timestamp) (p placement, err error) {
-	ok, err := l.row(`SELECT `+placementColumns+` FROM ops WHERE ts = ?`, []any{ts[:]}, p.scan()...)
+// takeMove takes a move of a node out of the history.
+func (l moveLog) takeMove(n moveop.NodeID, ts moveop.Timestamp) (p placement, err error) {
+	ok, err := l.row(`SELECT `+placementColumns+` FROM ops WHERE node = ? AND key = '' AND ts = ?`,
+		[]any{n[:], ts[:]}, p.scan()...)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: move %s is in neither table", ErrCorrupt, ts)
 	}
 	if err != nil {
 		return p, err
 	}
-	_, err = l.exec(`DELETE FROM ops WHERE ts = ?`, ts[:])
+	_, err = l.exec(`DELETE FROM ops WHERE node = ? AND key = '' AND ts = ?`, n[:], ts[:])
 	return p, err
 }
 
@@ -252,6 +259,32 @@ func (t *txn) supersede(now, op *moveop.Op) error {
 	}
 	return t.putValue(op)
 }
+
+var stampsBulk = newBulk("INSERT INTO stamps (ts, node, key) VALUES ", 3, `
+	ON CONFLICT DO UPDATE SET node = excluded.node, key = excluded.key`)
+
+// stampArgs appends the row of stamps that an operation has, for stampsBulk: none while it is pending.
+func stampArgs(args []any, op *moveop.Op) []any {
+	if op.Seq == 0 {
+		return args
+	}
+	return append(args, op.TS[:], op.Node[:], op.Key)
+}
+
+// stamp notes the timestamp of a logged operation that is not pending.
+func (t *txn) stamp(op *moveop.Op) error { return t.execBulk(stampsBulk, stampArgs(nil, op)) }
+
+// unstamp forgets the timestamp of an operation that is taken out of the log.
+func (t *txn) unstamp(op *moveop.Op) error {
+	if op.Seq == 0 {
+		return nil
+	}
+	_, err := t.exec(`DELETE FROM stamps WHERE ts = ?`, op.TS[:])
+	return err
+}
+
+// stampAll fills stamps from what it summarises.
+func (t *txn) stampAll() error { return t.script(`DELETE FROM stamps`, fillStamps("")) }
 
 // count adds an operation to the digest of the log.
 func (t *txn) count(op *moveop.Op) {
@@ -287,32 +320,34 @@ func (t *txn) insertSet(op *moveop.Op) error {
 
 // find returns the logged operation with that timestamp.
 func (t *txn) find(ts moveop.Timestamp) (found moveop.Op, ok bool, err error) {
-	err = t.logged(ts, ts, func(op moveop.Op, _ bool) error {
+	err = t.logged(ts, ts, func(op moveop.Op) error {
 		found, ok = op, true
 		return nil
 	})
 	return found, ok, err
 }
 
-// loggedQuery gives whole operations, of all tables; which is the table, in order.
-const loggedQuery = `SELECT 1, 1, ts, node, parent, order_key, NULL, NULL, seq, known, cause FROM nodes
-		WHERE ts BETWEEN ?1 AND ?2
-	UNION ALL SELECT 2, 2, ts, node, NULL, NULL, key, value, seq, known, NULL FROM vals
-		WHERE ts BETWEEN ?1 AND ?2
-	UNION ALL SELECT 3, kind, ts, node, parent, order_key, key, value, seq, known, cause FROM ops
-		WHERE ts BETWEEN ?1 AND ?2`
+// stampedQuery gives the whole operations that s names, by timestamp, node and key.
+const stampedQuery = `
+	SELECT 1, n.ts, n.node, n.parent, n.order_key, NULL, NULL, n.seq, n.known, n.cause
+		FROM s CROSS JOIN nodes n ON n.node = s.node AND n.ts = s.ts
+	UNION ALL SELECT 2, v.ts, v.node, NULL, NULL, v.key, v.value, v.seq, v.known, NULL
+		FROM s CROSS JOIN vals v ON v.node = s.node AND v.key = s.key AND v.ts = s.ts
+	UNION ALL SELECT o.kind, o.ts, o.node, o.parent, o.order_key, o.key, o.value, o.seq, o.known, o.cause
+		FROM s CROSS JOIN ops o ON o.node = s.node AND o.key = s.key AND o.ts = s.ts`
 
-// logged calls fn for the operations from and to included, in no useful order, and says which of
-// them are in nodes or vals: the current ones. Fn must not use the session.
-func (s *session) logged(from, to moveop.Timestamp, fn func(op moveop.Op, current bool) error) error {
-	return s.each(loggedQuery, []any{from[:], to[:]}, func(rows *sql.Rows) error {
-		var table int
-		op, err := scanOp(rows, &table)
-		if err != nil {
-			return err
-		}
-		return fn(op, table < 3)
-	})
+// logged calls fn for the operations from and to included, in no useful order. Fn must not use the session.
+func (s *session) logged(from, to moveop.Timestamp, fn func(op moveop.Op) error) error {
+	return s.each(`WITH s AS NOT MATERIALIZED (
+			SELECT ts, node, key FROM stamps WHERE ts BETWEEN ?1 AND ?2
+			UNION ALL SELECT ts, node, coalesce(key, '') FROM outbox WHERE ts BETWEEN ?1 AND ?2)`+stampedQuery,
+		[]any{from[:], to[:]}, func(rows *sql.Rows) error {
+			op, err := scanOp(rows)
+			if err != nil {
+				return err
+			}
+			return fn(op)
+		})
 }
 
 // scanOp reads an operation from a row that ends with kind, ts, node, parent, order_key, key, value,

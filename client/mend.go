@@ -17,7 +17,11 @@ func (s *syncer) mend(ctx context.Context) (mended bool, err error) {
 	if s.c.store.meta.Load().epoch == "" {
 		return false, nil // there is nothing yet
 	}
-	found, err := s.c.compareLogs(ctx)
+	var found *logComparison
+	err = s.c.store.update(ctx, Snapshot, (*txn).stampAll) // they are what the comparison finds operations by
+	if err == nil {
+		found, err = s.c.compareLogs(ctx)
+	}
 	changed := false
 	if err == nil {
 		err = s.c.store.update(ctx, Snapshot, func(t *txn) (err error) {
@@ -81,7 +85,7 @@ func (t *txn) affordWithdrawal(ops []moveop.Op) error {
 		return nil
 	}
 	after := 0
-	return t.logged(earliest(ops), moveop.MaxTimestamp, func(moveop.Op, bool) error {
+	return t.logged(earliest(ops), moveop.MaxTimestamp, func(moveop.Op) error {
 		if after++; after > maxDifferences {
 			return errTooDifferent
 		}

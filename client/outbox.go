@@ -195,13 +195,13 @@ func (t *txn) restartClock() {
 
 // takeBack removes operations from the outbox and from the log.
 func (t *txn) takeBack(all []queued) error {
+	if err := t.withdraw(operations(all)); err != nil { // which finds them by the outbox
+		return fmt.Errorf("withdraw pending operations: %w", err)
+	}
 	for i := range all {
 		if err := t.unqueue(all[i].op.TS); err != nil {
 			return err
 		}
-	}
-	if err := t.withdraw(operations(all)); err != nil {
-		return fmt.Errorf("withdraw pending operations: %w", err)
 	}
 	return nil
 }

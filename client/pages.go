@@ -172,7 +172,7 @@ func (t *txn) standInFor(nodes []wire.Node) error {
 func (t *txn) stoodInFor(n moveop.NodeID) (place Place, values map[string]string, err error) {
 	_, err = t.row(`SELECT parent, order_key FROM (
 			SELECT ts, parent, order_key FROM nodes WHERE node = ?1
-			UNION ALL SELECT ts, parent, order_key FROM ops WHERE kind = 1 AND node = ?1)
+			UNION ALL SELECT ts, parent, order_key FROM ops WHERE node = ?1 AND key = '')
 		WHERE `+isStandIn+` ORDER BY ts DESC LIMIT 1`, []any{n[:]}, (*blob)(&place.Parent), &place.OrderKey)
 	if err != nil {
 		return place, nil, err
@@ -180,7 +180,7 @@ func (t *txn) stoodInFor(n moveop.NodeID) (place Place, values map[string]string
 	values = map[string]string{}
 	err = t.each(`SELECT key, value FROM (
 			SELECT ts, key, value FROM vals WHERE node = ?1
-			UNION ALL SELECT ts, key, value FROM ops WHERE kind = 2 AND node = ?1)
+			UNION ALL SELECT ts, key, value FROM ops WHERE node = ?1 AND key <> '')
 		WHERE `+isStandIn+` ORDER BY ts`, []any{n[:]}, func(rows *sql.Rows) error {
 		var key, value string
 		err := rows.Scan(&key, &value)
@@ -257,7 +257,7 @@ func (t *txn) forgetPreview(epoch string) error {
 			return err
 		}
 	}
-	for _, table := range []string{"nodes", "vals", "ops", "named", "pages"} {
+	for _, table := range []string{"nodes", "vals", "ops", "named", "stamps", "pages"} {
 		if _, err := t.exec("DELETE FROM " + table); err != nil {
 			return err
 		}

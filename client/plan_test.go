@@ -143,7 +143,7 @@ func checkPlan(t *testing.T, s *session, query string) {
 		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 			t.Fatal(err)
 		}
-		for _, table := range []string{"nodes", "vals", "ops", "n", "v", "o"} { // and their aliases
+		for _, table := range []string{"nodes", "vals", "ops", "stamps", "n", "v", "o", "p"} { // and their aliases
 			if strings.Contains(step+" ", "SCAN "+table+" ") {
 				t.Errorf("%s\n\t%s", step, query)
 			}

@@ -113,14 +113,14 @@ func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 	if _, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common); err != nil {
 		return nil, err
 	}
-	err = t.each(`SELECT * FROM (`+loggedQuery+`) AS o WHERE seq > 0 AND substr(ts, 9) IN (SELECT replica FROM own)
-		AND `+notInDraft+` ORDER BY ts`, everything, func(rows *sql.Rows) error {
-		var table int
-		op, err := scanOp(rows, &table)
+	err = t.each(`SELECT * FROM (`+everyOpQuery+`) AS o WHERE seq > 0 AND substr(ts, 9) IN (SELECT replica FROM own)
+		AND NOT EXISTS (SELECT 1 FROM draft_stamps d WHERE d.ts = o.ts) ORDER BY ts`, nil, func(rows *sql.Rows) error {
+		var current bool
+		op, err := scanOp(rows, &current)
 		if err != nil {
 			return err
 		}
-		if header.Horizon.Before(op.TS) || table < 3 && held.epoch == epoch && !held.has(op.TS, epoch) {
+		if header.Horizon.Before(op.TS) || current && held.epoch == epoch && !held.has(op.TS, epoch) {
 			op.Known, op.Seq = min(op.Known, common), 0
 			lost = append(lost, queued{op: op, edit: t.meta.version + 1})
 		}
@@ -142,22 +142,17 @@ func (t *txn) mayBeFolded(horizon moveop.Timestamp) (yes bool, err error) {
 	return yes, err
 }
 
-// notInDraft is true of an operation o that the draft does not have.
-const notInDraft = `NOT EXISTS (SELECT 1 FROM draft_nodes d WHERE d.ts = o.ts)
-	AND NOT EXISTS (SELECT 1 FROM draft_vals d WHERE d.ts = o.ts)
-	AND NOT EXISTS (SELECT 1 FROM draft_ops d WHERE d.ts = o.ts)`
-
-// everything are the arguments of loggedQuery for the whole log.
-var everything = []any{make([]byte, 16), moveop.MaxTimestamp[:]}
-
 // commonSeq returns the seq up to which the log and the draft's, behind its horizon, are the same.
 func (t *txn) commonSeq(horizon moveop.Timestamp) (seq int64, err error) {
 	_, err = t.row(`SELECT coalesce(min(seq) - 1, (SELECT seq FROM meta)) FROM
-		(SELECT ts, seq FROM nodes UNION ALL SELECT ts, seq FROM vals UNION ALL SELECT ts, seq FROM ops) AS o
+		(SELECT ts, node, '' AS key, seq FROM nodes UNION ALL SELECT ts, node, key, seq FROM vals
+			UNION ALL SELECT ts, node, key, seq FROM ops) AS o
 		WHERE seq > 0 AND ts > ?
-			AND NOT EXISTS (SELECT 1 FROM draft_nodes d WHERE d.ts = o.ts AND d.seq = o.seq)
-			AND NOT EXISTS (SELECT 1 FROM draft_vals d WHERE d.ts = o.ts AND d.seq = o.seq)
-			AND NOT EXISTS (SELECT 1 FROM draft_ops d WHERE d.ts = o.ts AND d.seq = o.seq)`, []any{horizon[:]}, &seq)
+			AND NOT EXISTS (SELECT 1 FROM draft_nodes d WHERE d.node = o.node AND d.ts = o.ts AND d.seq = o.seq)
+			AND NOT EXISTS (SELECT 1 FROM draft_vals d
+				WHERE d.node = o.node AND d.key = o.key AND d.ts = o.ts AND d.seq = o.seq)
+			AND NOT EXISTS (SELECT 1 FROM draft_ops d
+				WHERE d.node = o.node AND d.key = o.key AND d.ts = o.ts AND d.seq = o.seq)`, []any{horizon[:]}, &seq)
 	return seq, err
 }
 

@@ -3,7 +3,7 @@ package client
 // applicationID marks our files ("CNPY"); schemaVersion is raised with every change of the schema.
 const (
 	applicationID = 0x434e5059
-	schemaVersion = 5
+	schemaVersion = 6
 )
 
 // The replica's tables. Ids and timestamps are 16-byte blobs, whose order is the order that matters.
@@ -11,18 +11,20 @@ const (
 //   - nodes: a node's row is its last effective move;
 //   - vals: a property's row is its current write;
 //   - ops: every other operation of the log: moves that were superseded or are not effective, sets that
-//     were overwritten;
+//     were overwritten. The key of a move is empty, that of a set never is;
 //   - named: the nodes that moves in ops name as parents, and some that withdrawn ones did;
+//   - stamps: the timestamps of the operations in the log, with the node and key of each, but for those in
+//     outbox, whose seq is 0. A row stays as it is when its operation is superseded;
 //   - outbox: what was made here and is not acknowledged yet, in the order in which it is pushed, with
 //     the local transaction that made it and, where the server refused it for good, why. Its
-//     operations are in the tables above too.
+//     operations are in the first three tables too.
 //   - meta: one row, see type meta;
 //   - own: the replica ids that this file has gone by, as the last 8 bytes of their timestamps;
 //   - undo: what Undo and Redo go back and forth by, see type undoStep;
 //   - pages: what is here, and what could be fetched, of a room that is not here as a whole yet, see type
 //     childPage. Empty otherwise.
 //
-// The first three are the sections of a snapshot; named follows from them.
+// The first three are the sections of a snapshot; named and stamps follow from them.
 const (
 	createNodes = `CREATE TABLE nodes (
 		node BLOB PRIMARY KEY, parent BLOB NOT NULL, order_key TEXT NOT NULL,
@@ -35,13 +37,17 @@ const (
 		PRIMARY KEY (node, key)
 	) WITHOUT ROWID`
 
-	createOps = `CREATE TABLE ops (
-		ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
-		parent BLOB, order_key TEXT, key TEXT, value TEXT,
-		seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB, effective INTEGER NOT NULL
-	) WITHOUT ROWID`
+	opsColumns = `ts BLOB NOT NULL, kind INTEGER NOT NULL, node BLOB NOT NULL,
+		parent BLOB, order_key TEXT, key TEXT NOT NULL, value TEXT,
+		seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB, effective INTEGER NOT NULL`
+
+	createOps = `CREATE TABLE ops (` + opsColumns + `, PRIMARY KEY (node, key, ts)) WITHOUT ROWID`
 
 	createNamed = `CREATE TABLE named (node BLOB PRIMARY KEY) WITHOUT ROWID`
+
+	createStamps = `CREATE TABLE stamps (
+		ts BLOB PRIMARY KEY, node BLOB NOT NULL, key TEXT NOT NULL
+	) WITHOUT ROWID`
 
 	createOutbox = `CREATE TABLE outbox (
 		ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
@@ -108,6 +114,15 @@ var upgrades = [schemaVersion][]string{
 	},
 	3: {addHorizon, addFoldedOps, addFoldedLog, addFoldedState},
 	4: {createPages},
+	5: {
+		`ALTER TABLE ops RENAME TO ops_by_ts`, createOps,
+		`INSERT INTO ops SELECT ts, kind, node, parent, order_key, coalesce(key, ''), value, seq, known, cause, effective
+			FROM ops_by_ts ORDER BY node, coalesce(key, ''), ts`,
+		`DROP TABLE ops_by_ts`,
+		createStamps, fillStamps(""),
+		`DROP INDEX IF EXISTS nodes_ts_a`, `DROP INDEX IF EXISTS nodes_ts_b`,
+		`DROP INDEX IF EXISTS vals_ts_a`, `DROP INDEX IF EXISTS vals_ts_b`,
+	},
 }
 
 // indexNames are the endings of the names of indexes. Two sets take turns, because the tables of a
@@ -126,21 +141,23 @@ type logIndex struct{ name, on string }
 var logTables = []logTable{
 	{"nodes", createNodes, []logIndex{
 		{"nodes_children", "(parent, order_key, node)"},
-		{"nodes_ts", "(ts)"},
 	}},
-	{"vals", createVals, []logIndex{
-		{"vals_ts", "(ts)"},
-	}},
-	{"ops", createOps, []logIndex{
-		{"ops_moves", "(node, ts) WHERE kind = 1"},
-		{"ops_sets", "(node, key, ts) WHERE kind = 2"},
-	}},
+	{"vals", createVals, nil},
+	{"ops", createOps, nil},
 	{"named", createNamed, nil},
+	{"stamps", createStamps, nil},
 }
 
 // fillNamed returns the statement that fills named from ops, under the names that they have then.
 func fillNamed(prefix string) string {
 	return "INSERT INTO " + prefix + "named SELECT DISTINCT parent FROM " + prefix + "ops WHERE kind = 1"
+}
+
+// fillStamps is the same for stamps, which must be empty.
+func fillStamps(prefix string) string {
+	return "INSERT OR IGNORE INTO " + prefix + "stamps SELECT ts, node, '' FROM " + prefix + "nodes WHERE seq <> 0" +
+		" UNION ALL SELECT ts, node, key FROM " + prefix + "vals WHERE seq <> 0" +
+		" UNION ALL SELECT ts, node, key FROM " + prefix + "ops WHERE seq <> 0 ORDER BY ts"
 }
 
 // createIndexes returns the statements that index the table, under the name that it has then.

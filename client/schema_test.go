@@ -27,6 +27,20 @@ var downgrades = [...][]string{
 		"ALTER TABLE meta DROP COLUMN folded_log", "ALTER TABLE meta DROP COLUMN folded_state",
 	},
 	4: {"DROP TABLE pages"},
+	5: {
+		"DROP TABLE stamps", "CREATE INDEX nodes_ts_a ON nodes (ts)", "CREATE INDEX vals_ts_a ON vals (ts)",
+		"ALTER TABLE ops RENAME TO later_ops",
+		`CREATE TABLE ops (
+			ts BLOB PRIMARY KEY, kind INTEGER NOT NULL, node BLOB NOT NULL,
+			parent BLOB, order_key TEXT, key TEXT, value TEXT,
+			seq INTEGER NOT NULL, known INTEGER NOT NULL, cause BLOB, effective INTEGER NOT NULL
+		) WITHOUT ROWID`,
+		`INSERT INTO ops SELECT ts, kind, node, parent, order_key, nullif(key, ''), value, seq, known, cause, effective
+			FROM later_ops`,
+		"DROP TABLE later_ops",
+		"CREATE INDEX ops_moves_a ON ops (node, ts) WHERE kind = 1",
+		"CREATE INDEX ops_sets_a ON ops (node, key, ts) WHERE kind = 2",
+	},
 }
 
 // downgrade makes a file one of an earlier version.

@@ -378,11 +378,11 @@ func (t *txn) overridden(step *undoStep, known int64) (v version, late bool, err
 	const unknown = ` AND seq > ? AND substr(ts, 9) NOT IN (SELECT replica FROM own) ORDER BY ts DESC LIMIT 1`
 	if step.kind == moveop.Move {
 		late, err = t.row(`SELECT ts, parent, order_key FROM ops
-			WHERE kind = 1 AND node = ? AND ts > ? AND ts < ? AND effective`+unknown,
+			WHERE node = ? AND key = '' AND ts > ? AND ts < ? AND effective`+unknown,
 			[]any{step.node[:], step.other.ts[:], step.now[:], known}, (*blob)(&v.ts), (*blob)(&v.parent), &v.text)
 	} else {
 		late, err = t.row(`SELECT ts, value FROM ops
-			WHERE kind = 2 AND node = ? AND key = ? AND ts > ? AND ts < ?`+unknown,
+			WHERE node = ? AND key = ? AND ts > ? AND ts < ?`+unknown,
 			[]any{step.node[:], step.key, step.other.ts[:], step.now[:], known}, (*blob)(&v.ts), &v.text)
 	}
 	if err != nil || late {

@@ -119,7 +119,7 @@ func (h *hub) foreign(c *Client) foreign {
 	h.t.Helper()
 	f := foreign{map[moveop.NodeID]moveop.NodeID{}, map[moveop.Timestamp]bool{}}
 	h.update(c, func(t *txn) error {
-		return t.logged(moveop.Timestamp{}, moveop.MaxTimestamp, func(op moveop.Op, current bool) error {
+		return t.everyOp(func(op moveop.Op, current bool) error {
 			if current && op.TS.Replica() != c.Replica() {
 				f.current[op.TS] = true
 				if op.Kind == moveop.Move {

@@ -248,7 +248,7 @@ const trimSlack = 16
 // yet, what that was.
 func (t *txn) groundUndo() error {
 	_, err := t.exec(`UPDATE undo SET (other_ts, other_text) = (SELECT ts, value FROM ops o
-			WHERE o.kind = 2 AND o.node = undo.node AND o.key = undo.key AND o.ts < undo.ts ORDER BY o.ts DESC LIMIT 1)
+			WHERE o.node = undo.node AND o.key = undo.key AND o.ts < undo.ts ORDER BY o.ts DESC LIMIT 1)
 		WHERE kind = 2 AND other_ts IS NULL AND state = ?`, int(stepDone))
 	return err
 }
