@@ -130,18 +130,28 @@ func BenchmarkMerge(b *testing.B) {
 
 func BenchmarkBootstrap(b *testing.B) {
 	const n = 200_000
-	snap := &formattest.Snapshot{Room: "garden", Epoch: "e", Seq: n}
-	for i := range n {
-		snap.Nodes = append(snap.Nodes, format.NodeRow{
-			Node: benchNode(i), Parent: benchParent(i), OrderKey: fmt.Appendf(nil, "c%03d", i%1000),
-			TS: moveop.NewTimestamp(int64(i+1), 0, 7), Seq: int64(i + 1),
+	for _, moves := range []int{1, 2} {
+		b.Run(fmt.Sprintf("moves=%d", moves), func(b *testing.B) {
+			snap := &formattest.Snapshot{Room: "garden", Epoch: "e", Seq: int64(moves * n)}
+			for i := range n {
+				snap.Nodes = append(snap.Nodes, format.NodeRow{
+					Node: benchNode(i), Parent: benchParent(i), OrderKey: fmt.Appendf(nil, "c%03d", i%1000),
+					TS: moveop.NewTimestamp(int64(moves*n+i+1), 0, 7), Seq: int64(n*(moves-1) + i + 1),
+				})
+			}
+			for i := range n * (moves - 1) {
+				snap.Ops = append(snap.Ops, format.OpRow{
+					Kind: moveop.Move, Node: benchNode(i * 7919 % n), Parent: moveop.Root, OrderKey: []byte("a0"),
+					TS: moveop.NewTimestamp(int64(i+1), 0, 7), Seq: int64(i + 1), Effective: true,
+				})
+			}
+			stream := formattest.Encode(snap)
+			for b.Loop() {
+				load(b, benchClient(b), stream)
+			}
+			b.ReportMetric(float64(b.N*moves)*n/b.Elapsed().Seconds(), "rows/s")
 		})
 	}
-	stream := formattest.Encode(snap)
-	for b.Loop() {
-		load(b, benchClient(b), stream)
-	}
-	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "rows/s")
 }
 
 func BenchmarkChildren(b *testing.B) {
