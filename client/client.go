@@ -162,9 +162,12 @@ type Client struct {
 
 // Open opens the replica in the file at path, making it where there is none, and starts to sync where
 // Options name services. It needs no network: what is in the file can be read and edited at once.
-// Beside the file, SQLite keeps files named after it; "path-lock" is the lock. Ctx is for opening
-// only. The errors to expect are ErrLocked, ErrNotCanopyFile, ErrNewerVersion, ErrOtherRoom,
-// ErrReadOnly, ErrDiskFull and ErrCorrupt.
+// Ctx is for opening only. The errors to expect are ErrLocked, ErrNotCanopyFile, ErrNewerVersion,
+// ErrOtherRoom, ErrReadOnly, ErrDiskFull and ErrCorrupt.
+//
+// Beside the file, SQLite keeps files named after it; "path-lock" is the lock. It stays, also where the
+// file turns out to be something else: whoever removed it could not know that nobody has opened it meanwhile, and is
+// left with a lock that the next one does not see.
 func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	opts = opts.withDefaults()
 	if err := opts.check(); err != nil {

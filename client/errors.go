@@ -26,7 +26,8 @@ var (
 	// ErrReadOnly means that the file or its directory cannot be written.
 	ErrReadOnly = errors.New("replica file cannot be written: make the file and its directory writable")
 	// ErrDiskFull means that a transaction did not fit on the disk. It was rolled back: make room and
-	// do it again.
+	// do it again. Where a quota or a limit on the file's size is what is used up, the transaction is rolled
+	// back too, but the error is SQLite's of a failed write, which does not say why it failed.
 	ErrDiskFull = errors.New("disk is full: make room and do it again")
 	// ErrCorrupt means that the file is damaged. What the server has can be had again with a new file,
 	// what it does not have yet by Client.Salvage. That needs an open Client: where the damage is where Open
