@@ -166,8 +166,8 @@ type Client struct {
 // ErrOtherRoom, ErrReadOnly, ErrDiskFull and ErrCorrupt.
 //
 // Beside the file, SQLite keeps files named after it; "path-lock" is the lock. It stays, also where the
-// file turns out to be something else: whoever removed it could not know that nobody has opened it meanwhile, and is
-// left with a lock that the next one does not see.
+// file turns out to be something else: whoever removed it could not know that nobody has opened it
+// meanwhile, and is left with a lock that the next one does not see.
 func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	opts = opts.withDefaults()
 	if err := opts.check(); err != nil {
