@@ -1,9 +1,11 @@
 package realtime_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -394,6 +396,44 @@ func TestSendFails(t *testing.T) {
 		}
 		if got := servers[0].metric("canopy_realtime_transport_failures_total"); got == "0" {
 			t.Error("no failure counted")
+		}
+	})
+}
+
+// deaf is a transport to which nothing gets through, until it is given up.
+type deaf struct{ sending chan struct{} }
+
+func (d deaf) Send(ctx context.Context, _ map[string][]byte) error {
+	select {
+	case d.sending <- struct{}{}:
+	default:
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (deaf) Listen(ctx context.Context, _ func(string, []byte), live func(bool)) {
+	live(true)
+	<-ctx.Done()
+}
+
+func (deaf) Follow(string) (unfollow func()) { return func() {} }
+func (deaf) CarriesOps() bool                { return false }
+
+// A batch that stopping breaks off is no fault that somebody has to look at.
+func TestStoppingIsNoFailureToSend(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport, log := deaf{make(chan struct{}, 1)}, new(lines)
+		s := setupPipe(t, func(cfg *realtime.Config) {
+			cfg.Transport, cfg.Logger = transport, slog.New(slog.NewJSONHandler(log, nil))
+		})
+		<-transport.sending
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if failed := log.about(t, "tell other processes"); len(failed) > 0 {
+			t.Errorf("logged %v", failed)
 		}
 	})
 }

@@ -162,9 +162,9 @@ func (c *cluster) sendBatch(ctx context.Context) bool {
 	if len(batch) == 0 {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.srv.cfg.Timing.Heartbeat)
+	sending, cancel := context.WithTimeout(ctx, c.srv.cfg.Timing.Heartbeat)
 	defer cancel()
-	if err := c.transport.Send(ctx, batch); err != nil {
+	if err := c.transport.Send(sending, batch); err != nil {
 		c.sendFailed(ctx, hubs, err)
 		return false
 	}
@@ -174,11 +174,14 @@ func (c *cluster) sendBatch(ctx context.Context) bool {
 	return true
 }
 
-// sendFailed has hubs say again what did not get through, but presence: the next change of it will.
+// sendFailed has hubs say again what did not get through, but presence: the next change of it will. It is no
+// failure where ctx has ended, which is how stopping breaks off the batch that is under way.
 func (c *cluster) sendFailed(ctx context.Context, hubs []*hub, err error) {
-	c.srv.metrics.transportFails.Inc()
-	if c.srv.faults.allow() {
-		c.srv.cfg.Logger.Warn("tell other processes", "error", err)
+	if ctx.Err() == nil {
+		c.srv.metrics.transportFails.Inc()
+		if c.srv.faults.allow() {
+			c.srv.cfg.Logger.Warn("tell other processes", "error", err)
+		}
 	}
 	pause(ctx, 100*time.Millisecond)
 	for _, h := range hubs {

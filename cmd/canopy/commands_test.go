@@ -4,10 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/gorilla/websocket"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -379,6 +385,24 @@ func TestTailSurvivesALostConnection(t *testing.T) {
 		var op moveop.Op
 		if parseJSON(t, text, &op); op.Seq != int64(13+i) {
 			t.Errorf("line %d has seq %d", i, op.Seq)
+		}
+	}
+}
+
+func TestTailComesBackWhenAServerThatStopsSaysSo(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want time.Duration // at least; the backoff adds less than a second
+	}{
+		{io.ErrUnexpectedEOF, 0},
+		{&websocket.CloseError{Code: wire.CloseOverloaded, Text: wire.RestartReason(time.Minute)}, 0},
+		{&websocket.CloseError{Code: wire.CloseRestart}, 0},
+		{fmt.Errorf("read: %w", &websocket.CloseError{Code: wire.CloseRestart, Text: wire.RestartReason(time.Minute)}), time.Minute},
+	} {
+		tail := &tailer{retry: backoff.NewExponentialBackOff()}
+		if got := tail.retryIn(tt.err); got < tt.want || got >= tt.want+time.Second {
+			t.Errorf("%v: again in %v, want %v and a bit", tt.err, got, tt.want)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func (c *tailCmd) Run(ctx context.Context, env *Env) error {
 		case !worthRetrying(err):
 			return err
 		}
-		delay := t.retry.NextBackOff()
+		delay := t.retryIn(err)
 		fmt.Fprintf(env.Stderr, "canopy: %v; connecting again in %s\n", err, delay.Round(time.Millisecond))
 		select {
 		case <-time.After(delay):
@@ -111,6 +111,17 @@ func (e *refusedError) Unwrap() error { return e.err }
 func worthRetrying(err error) bool {
 	_, refused := errors.AsType[*refusedError](err)
 	return !refused
+}
+
+// retryIn is how long to wait before connecting again: what a server that stops asks for, and some more, since
+// others wait for it too.
+func (t *tailer) retryIn(err error) time.Duration {
+	delay := t.retry.NextBackOff()
+	if e, ok := errors.AsType[*websocket.CloseError](err); ok && e.Code == wire.CloseRestart {
+		after, _ := wire.ParseRestartReason(e.Text)
+		delay += after
+	}
+	return delay
 }
 
 // connect follows the log over one connection, until that ends.
