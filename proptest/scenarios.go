@@ -56,6 +56,8 @@ var scenarios = []scenario{
 		want: "ROOT{P0,P1{X{P2}}}", ineffective: "b:20"},
 	{name: "6 under itself",
 		tree: "ROOT{X{Z}}", ops: "a:5 X→X", want: "ROOT{X{Z}}", ineffective: "a:5"},
+	{name: "6 new under itself",
+		tree: "ROOT{Z}", ops: "a:5 X→X; a:6 Y→X", want: "ROOT{Z}", ineffective: "a:5"},
 	{name: "6 below itself",
 		tree: "ROOT{X{Z}}", ops: "a:5 X→Z", want: "ROOT{X{Z}}", ineffective: "a:5"},
 	{name: "6 unknown parent",

@@ -1,7 +1,7 @@
--- account: the room's row after more operations are logged, not written yet: head, digests, the newest
--- move and the last delete; and, written, the version vector.
+-- account: brings the room's row up to date when more operations are logged: head, digests, the newest
+-- move and the last delete; and the version vector.
 -- Arguments: the room's row, the operations with their seqs, the change of the state digest.
--- Result: the room's row. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
+-- Result: the room's row, written. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.account(p_room canopy.rooms, p_ops canopy.history[], p_delta bigint)
 returns canopy.rooms
 language plpgsql volatile
@@ -19,7 +19,15 @@ begin
                   max(o.seq) filter (where o.parent = '00000000-0000-0000-0000-000000000002'))
     into v_room.head, v_room.ops, v_room.log_digest, v_room.newest_move, v_room.last_delete_seq
     from unnest(p_ops) as o;
-  v_room.state_digest := p_room.state_digest # p_delta;
+  update canopy.rooms r
+     set head = v_room.head,
+         newest_move = v_room.newest_move,
+         last_delete_seq = v_room.last_delete_seq,
+         ops = v_room.ops,
+         log_digest = v_room.log_digest,
+         state_digest = r.state_digest # p_delta
+   where r.room_id = p_room.room_id
+  returning * into v_room;
 
   -- Corrections have no entry: their author is the delete's, not a replica with a FIFO of its own.
   insert into canopy.replicas as r (room_id, replica, last_ts, last_seq)

@@ -27,11 +27,10 @@ set enable_bitmapscan = off
 set jit = off
 as $$
 declare
-  v_room   canopy.rooms;
-  v_before canopy.rooms;
-  v_op     canopy.history;
-  v_delta  bigint;
-  v_batch  record;
+  v_room  canopy.rooms;
+  v_after canopy.rooms;
+  v_op    canopy.history;
+  v_delta bigint;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
@@ -41,13 +40,12 @@ begin
   if not found then
     raise exception 'there is no room %', p_room using errcode = 'CN404';
   end if;
-  v_before := v_room;
 
   if cardinality(p_ts) = 1 then
     v_op := row(v_room.room_id, p_ts[1], v_room.head + 1, p_kind[1], p_node[1], p_parent[1],
                 p_order_key[1], p_key[1], p_value[1]::json, least(p_known[1], v_room.head), null,
                 p_kind[1] = 2)::canopy.history;
-    if canopy.admit(v_room, v_op) then
+    if canopy.admit(v_op, v_room.horizon) then
       if v_room.purged > 0 then
         perform canopy.check_purged(v_room, array[v_op]);
       end if;
@@ -55,31 +53,16 @@ begin
         when 1 then canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move)
         else canopy.set_value(v_room.room_id, v_op)
       end;
-      v_room := canopy.account_op(v_room, v_op, coalesce(v_delta, 0));
-      if v_op.known < v_room.last_delete_seq then
-        v_room := canopy.correct(v_before, v_room, array[v_op]);
+      v_after := canopy.account_op(v_op, coalesce(v_delta, 0));
+      if v_op.known < v_after.last_delete_seq then
+        v_after := canopy.correct(v_room, v_after, array[v_op]);
       end if;
+      head := v_after.head;
       seqs := array[v_op.seq];
       statuses := array[case when v_delta is null then 2 else 1 end::smallint];
+      return;
     end if;
   end if;
-  if seqs is null then
-    v_batch := canopy.apply_batch(
-      v_room, p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known);
-    v_room := v_batch.room;
-    seqs := v_batch.seqs;
-    statuses := v_batch.statuses;
-  end if;
-
-  head := v_room.head;
-  if head > v_before.head then
-    update canopy.rooms r
-       set head = v_room.head,
-           newest_move = v_room.newest_move,
-           last_delete_seq = v_room.last_delete_seq,
-           ops = v_room.ops,
-           log_digest = v_room.log_digest,
-           state_digest = v_room.state_digest
-     where r.room_id = v_room.room_id;
-  end if;
+  select b.head, b.seqs, b.statuses into head, seqs, statuses
+    from canopy.apply_batch(v_room, p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known) as b;
 end $$;

@@ -1,12 +1,12 @@
 -- apply_batch: apply for any number of operations, set by set.
 -- Arguments: the room's row; the operations' columns (see apply).
--- Result: the room's row afterwards, not written yet; the operations' seqs and statuses (see apply).
+-- Result: see apply.
 -- Locks: none; the caller holds the room's row. Errors: CN409, CN410, CN416, CN422, CN425, CN500 (see
 -- apply). Idempotent: of operations that are logged already, nothing changes.
 create function canopy.apply_batch(
   p_room canopy.rooms, p_ts uuid[], p_kind smallint[], p_node uuid[], p_parent uuid[],
   p_order_key text[], p_key text[], p_value text[], p_known bigint[],
-  out room canopy.rooms, out seqs bigint[], out statuses smallint[])
+  out head bigint, out seqs bigint[], out statuses smallint[])
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -16,6 +16,7 @@ declare
   v_op     canopy.history;
   v_delta  bigint;
   v_change bigint;
+  v_room   canopy.rooms;
 begin
   v_ops := array(
     select row(p_room.room_id, b.ts, b.pos, b.kind, b.node, b.parent, b.order_key, b.key,
@@ -37,7 +38,7 @@ begin
      where statuses[o.seq] = 1
      order by o.seq);
   if cardinality(v_ops) = 0 then
-    room := p_room;
+    head := p_room.head;
     return;
   end if;
 
@@ -55,5 +56,6 @@ begin
     end if;
     v_delta := v_delta # coalesce(v_change, 0);
   end loop;
-  room := canopy.correct(p_room, canopy.account(p_room, v_ops, v_delta), v_ops);
+  v_room := canopy.correct(p_room, canopy.account(p_room, v_ops, v_delta), v_ops);
+  head := v_room.head;
 end $$;

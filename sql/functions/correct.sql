@@ -4,8 +4,8 @@
 -- (b) a new delete is corrected by the first operation that its author did not know, survives and
 --     stands below it.
 -- Either way the walk goes on upwards from where the node went back to (see correct_above).
--- Arguments: the room's row before the batch, the same after it (not written yet), the new operations.
--- Result: the room's row with the corrections accounted for.
+-- Arguments: the room's row before the batch, the same after it, the new operations.
+-- Result: the room's row with the corrections accounted for, written.
 -- Cost: nothing where no delete is concurrent with the batch; otherwise O(depth + operations that the
 -- deleters did not know).
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).

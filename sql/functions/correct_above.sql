@@ -5,7 +5,7 @@
 -- Root where there is no such place or it would make a cycle. Its timestamp stands right behind the
 -- delete's, so that it is the same operation whoever makes it; where it is logged already, nothing is
 -- done.
--- Arguments: the room's row (not written yet), the operation. Result: the room's row.
+-- Arguments: the room's row, the operation. Result: the room's row, written.
 -- Cost: O(depth) a correction. Locks: none; the caller holds the room's row. Errors: CN500 (see
 -- is_ancestor). Idempotent.
 create function canopy.correct_above(p_room canopy.rooms, p_cause canopy.history)
@@ -39,7 +39,7 @@ begin
     end if;
     v_back := row(p_room.room_id, v_ts, v_room.head + 1, 1, v_delete.node, v_back.parent,
                   v_back.order_key, null, null, v_delete.seq, p_cause.ts, false);
-    v_room := canopy.account_op(v_room, v_back, canopy.place_correction(v_room, v_back));
+    v_room := canopy.account_op(v_back, canopy.place_correction(v_room, v_back));
     v_start := v_delete.node;
   end loop;
   return v_room;

@@ -8,7 +8,6 @@
 create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean, p_logged boolean)
 returns bigint
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cur  canopy.nodes;
@@ -33,11 +32,6 @@ begin
     return 0;
   end if;
 
-  if v_cur.ts is not null then
-    insert into canopy.history (room_id, ts, seq, kind, node, parent, order_key, known, cause, effective)
-    values (p_room_id, v_cur.ts, v_cur.seq, 1, v_cur.node, v_cur.parent, v_cur.order_key,
-            v_cur.known, v_cur.cause, p_effective);
-  end if;
   if p_effective then
     v_next := p_op;
   else
@@ -57,26 +51,19 @@ begin
        and seq = v_next.seq;
   end if;
   if v_next.ts is null then
+    insert into canopy.history (room_id, ts, seq, kind, node, parent, order_key, known, cause, effective)
+    values (p_room_id, v_cur.ts, v_cur.seq, 1, v_cur.node, v_cur.parent, v_cur.order_key,
+            v_cur.known, v_cur.cause, p_effective);
     delete from canopy.nodes
      where room_id = p_room_id
        and node = p_op.node;
     return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key);
   end if;
-  if v_cur.ts is null then
-    insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
-    values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
-            v_next.known, v_next.cause);
-  else
-    update canopy.nodes
-       set parent = v_next.parent,
-           order_key = v_next.order_key,
-           ts = v_next.ts,
-           seq = v_next.seq,
-           known = v_next.known,
-           cause = v_next.cause
-     where room_id = p_room_id
-       and node = p_op.node;
+  if v_cur.ts is not null then
+    return canopy.displace(p_room_id, v_next, p_effective);
   end if;
-  return canopy.placement_hash(p_op.node, v_cur.parent, v_cur.order_key)
-       # canopy.placement_hash(p_op.node, v_next.parent, v_next.order_key);
+  insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
+  values (p_room_id, p_op.node, v_next.parent, v_next.order_key, v_next.ts, v_next.seq,
+          v_next.known, v_next.cause);
+  return canopy.placement_hash(p_op.node, v_next.parent, v_next.order_key);
 end $$;

@@ -5,7 +5,6 @@
 create function canopy.set_value(p_room_id bigint, p_op canopy.history)
 returns bigint
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cur canopy.values;

@@ -39,7 +39,7 @@ func openDatabase(ctx context.Context, c *Config) (d *database, err error) {
 	}
 	url := c.DatabaseURL
 	if url == "" {
-		if url, err = d.start(ctx); err != nil {
+		if url, err = d.start(ctx, c.Nodes); err != nil {
 			return d, err
 		}
 	}
@@ -61,10 +61,13 @@ func openDatabase(ctx context.Context, c *Config) (d *database, err error) {
 		create table canopy_bench.nodes (like canopy.nodes including all)`)
 }
 
-// start runs a private server, with the settings of production.
-func (d *database) start(ctx context.Context) (url string, err error) {
+// start runs a private server with the settings of production: durable, and with memory for rooms of so many
+// nodes in all.
+func (d *database) start(ctx context.Context, nodes int) (url string, err error) {
 	dir := filepath.Join(d.dir, "postgres")
-	server, err := localpg.Start(ctx, localpg.Config{DataDir: dir})
+	server, err := localpg.Start(ctx, localpg.Config{DataDir: dir, Settings: map[string]string{
+		"shared_buffers": fmt.Sprintf("%dkB", max(defaultBuffers, nodes*perNode)),
+	}})
 	if err != nil {
 		return "", fmt.Errorf("start Postgres: %w", err)
 	}
@@ -75,6 +78,12 @@ func (d *database) start(ctx context.Context) (url string, err error) {
 	}
 	return server.URL(), nil
 }
+
+// In kB: Postgres's own default, and what a node takes with its indexes, its past, and the limit's copy.
+const (
+	defaultBuffers = 128 << 10
+	perNode        = 1
+)
 
 // close removes what openDatabase made, except rooms in a database that is not ours.
 func (d *database) close(ctx context.Context) error {
