@@ -163,7 +163,6 @@ func TestBadMessage(t *testing.T) {
 		"server's own":    {`{"type":"head","head":1,"digest":{"ops":0,"log":"0000000000000000","state":"0000000000000000"}}`, wire.CodeBadRequest, false},
 		"push id":         {`{"type":"push","id":7,"ops":[]}`, wire.CodeBadRequest, false},
 		"long push id":    {`{"type":"push","id":"` + strings.Repeat("x", 129) + `","ops":[]}`, wire.CodeBadRequest, false},
-		"ops no array":    {`{"type":"push","id":"x","ops":{}}`, wire.CodeBadRequest, false},
 		"negative pull":   {`{"type":"pull","after":-1}`, wire.CodeBadRequest, false},
 		"large presence":  {`{"type":"presence","state":"` + strings.Repeat("x", 5000) + `"}`, wire.CodeTooLarge, false},
 		"nested too deep": {`{"type":"presence","state":` + strings.Repeat("[", 20000) + `}`, wire.CodeBadRequest, false},
@@ -178,9 +177,11 @@ func TestBadMessage(t *testing.T) {
 			}
 		}
 	}
-	open.raw([]byte(`{"type":"push","id":"none","ops":[]}`))
-	if nack := expect[wire.Nack](open); nack.Code != wire.CodeBadRequest || nack.ID != "none" {
-		t.Errorf("empty push: %+v", nack)
+	for _, ops := range []string{`[]`, `null`, `{}`, `"x"`} {
+		open.raw([]byte(`{"type":"push","id":"none","ops":` + ops + `}`))
+		if nack := expect[wire.Nack](open); nack.Code != wire.CodeBadRequest || nack.ID != "none" {
+			t.Errorf("push of %s: %+v", ops, nack)
+		}
 	}
 	if err := open.conn.WriteMessage(websocket.BinaryMessage, []byte(`{"type":"ping"}`)); err != nil {
 		t.Fatal(err)
