@@ -64,7 +64,7 @@ func (jsonCodec) Decode(frame []byte) (Message, error) {
 func peekType(frame []byte) (string, error) {
 	const prefix = `{"type":"`
 	if rest, ok := bytes.CutPrefix(frame, []byte(prefix)); ok {
-		if i := bytes.IndexByte(rest, '"'); i >= 0 && i <= 16 {
+		if i := bytes.IndexAny(rest, `"\`); i >= 0 && i <= 16 && rest[i] == '"' {
 			return string(rest[:i]), nil
 		}
 	}

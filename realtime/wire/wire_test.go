@@ -223,6 +223,18 @@ func TestDecodeKeepsTheIDOfAMistypedPush(t *testing.T) {
 	}
 }
 
+func TestTheTypeMayStandAndBeWrittenAnyhow(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		`{"type":"pull","after":4}`, `{"type":"pu\u006cl","after":4}`, ` { "after" : 4 , "\u0074ype" : "pull" } `,
+		`{"after":4,"x":{"type":"ping"},"type":"pull"}`,
+	} {
+		if msg, err := wire.JSON.Decode([]byte(text)); err != nil || msg != (wire.Pull{After: 4}) {
+			t.Errorf("%s: %+v, %v", text, msg, err)
+		}
+	}
+}
+
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	t.Parallel()
 	msg, err := wire.JSON.Decode([]byte(` {"colour":"green","type":"pull","after":4,"then":[{}]}`))
