@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,8 +57,9 @@ type session struct {
 
 	mu       sync.Mutex // guards what follows
 	replies  [][]byte
-	queued   int // bytes in replies
-	inFlight int // pushes not answered yet
+	answers  []*answer // of pushes, in their order, from the first that is not there yet
+	queued   int       // bytes in replies and answers
+	inFlight int       // pushes not answered yet
 	closing  *closeFrame
 }
 
@@ -75,6 +77,9 @@ type place struct {
 	joinedAt   int64 // the newest change of presence at hello
 	head       int64 // version
 }
+
+// answer is an ack or nack; nil until it is there.
+type answer struct{ data []byte }
 
 type closeFrame struct {
 	code   int
@@ -228,7 +233,7 @@ func (s *session) awaitRoom(ctx context.Context) error {
 func (s *session) handle(ctx context.Context, data []byte) {
 	msg, err := s.codec.Decode(data)
 	if push, ok := msg.(wire.Push); ok && err != nil && s.greeted() {
-		s.reply(s.srv.answerPush(push.ID, wire.Applied{}, err))
+		s.answerTo(push.ID)(wire.Applied{}, err)
 		return
 	}
 	if err != nil {
@@ -261,9 +266,7 @@ func (s *session) handle(ctx context.Context, data []byte) {
 }
 
 func (s *session) push(ctx context.Context, push wire.Push) {
-	answer := func(applied wire.Applied, err error) {
-		s.reply(s.srv.answerPush(push.ID, applied, err))
-	}
+	answer := s.answerTo(push.ID)
 	epoch, err := s.mayPush()
 	if err == nil {
 		err = s.srv.checkPush(s.replica, push.Ops)
@@ -283,6 +286,28 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 	}}
 	if err := s.hub.submit(s.srv.tracing.arrived(ctx, push), j); err != nil {
 		j.done(wire.Applied{}, err)
+	}
+}
+
+// answerTo takes the next place among the answers, and returns what fills it: pushes are answered in
+// order, though some are refused at once while others are with the store.
+func (s *session) answerTo(id string) func(applied wire.Applied, err error) {
+	a := &answer{}
+	s.mu.Lock()
+	s.answers = append(s.answers, a)
+	s.mu.Unlock()
+	return func(applied wire.Applied, err error) {
+		data := s.encode(s.srv.answerPush(id, applied, err))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		a.data = data
+		s.queued += len(data)
+		there := 0
+		for ; there < len(s.answers) && s.answers[there].data != nil; there++ {
+			s.replies = append(s.replies, s.answers[there].data)
+		}
+		s.answers = slices.Delete(s.answers, 0, there)
+		signal(s.wake)
 	}
 }
 
@@ -403,12 +428,21 @@ func (s *session) turnAway(err error) {
 
 func (s *session) refuse(e *wire.Error) { s.reply(e) }
 
-// reply queues an answer. What can be queued is bounded by what is taken in: see awaitRoom.
-func (s *session) reply(msg wire.Message) {
+// encode returns the frame of a reply. Where there is none the session is over, and it is nil.
+func (s *session) encode(msg wire.Message) []byte {
 	data, err := s.codec.Encode(msg)
 	if err != nil {
 		s.log.Error("encode reply", "error", err)
 		s.close(wire.CloseOverloaded, "internal error")
+		return nil
+	}
+	return data
+}
+
+// reply queues an answer. What can be queued is bounded by what is taken in: see awaitRoom.
+func (s *session) reply(msg wire.Message) {
+	data := s.encode(msg)
+	if data == nil {
 		return
 	}
 	s.mu.Lock()

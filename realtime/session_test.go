@@ -301,6 +301,35 @@ func TestRepliesAreBounded(t *testing.T) {
 	})
 }
 
+// A push that is refused at once is not answered before those that came ahead of it.
+func TestPushesAreAnsweredInOrder(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	p := s.join("plan", 0xa)
+	gate := make(chan struct{})
+	s.store.set(func(f *fakeStore) { f.gate = gate })
+	p.send(wire.Push{ID: "1", Ops: []moveop.Op{p.move()}})
+	p.send(wire.Push{ID: "2"})
+	p.raw([]byte(`{"type":"push","id":"3","ops":[{"kind":"copy"}]}`))
+	p.send(wire.Push{ID: "4", Ops: []moveop.Op{p.move()}})
+	p.send(wire.Ping{}) // is not held up
+	var answers []string
+	for len(answers) < 5 {
+		switch msg := p.next().(type) {
+		case wire.ServerStatus:
+			answers = append(answers, "status")
+			close(gate)
+		case wire.Ack:
+			answers = append(answers, "ack "+msg.ID)
+		case wire.Nack:
+			answers = append(answers, "nack "+msg.ID)
+		}
+	}
+	if want := []string{"status", "ack 1", "nack 2", "nack 3", "ack 4"}; !slices.Equal(answers, want) {
+		t.Errorf("got %q, want %q", answers, want)
+	}
+}
+
 func TestDrainFinishesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	s := setup(t, fast)
