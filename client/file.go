@@ -38,7 +38,7 @@ type replicaFile struct {
 const maxReaders = 4
 
 // writerCache and readerCache bound SQLite's cache of pages for the writer and for each reader, in KiB;
-// indexCache is the writer's while it indexes a snapshot, which sorts in as much again.
+// indexCache is the writer's while it makes indexes and the like, which sorts in as much again.
 const (
 	writerCache = 16000
 	readerCache = 2000
@@ -87,12 +87,33 @@ func upgrade(s *session) error {
 	if version < 1 || version > schemaVersion {
 		return fmt.Errorf("%w: version %d", ErrCorrupt, version)
 	}
-	statements := []string{"BEGIN IMMEDIATE"}
+	var statements []string
 	for ; version < schemaVersion; version++ {
 		statements = append(statements, upgrades[version]...)
 	}
-	statements = append(statements, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion), "COMMIT")
-	if err := s.script(statements...); err != nil {
+	statements = append(statements, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+	return s.sorting(func() error { return s.atomically(statements...) })
+}
+
+// sorting has the writer run fn, which begins and ends its transactions itself, with little memory for what is
+// sorted: it does not stay in memory.
+func (s *session) sorting(fn func() error) (err error) {
+	if err := s.script("PRAGMA temp_store = FILE", fmt.Sprintf("PRAGMA cache_size = -%d", indexCache)); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, s.script("PRAGMA temp_store = MEMORY", fmt.Sprintf("PRAGMA cache_size = -%d", writerCache)))
+	}()
+	return fn()
+}
+
+// atomically runs statements in one transaction.
+func (s *session) atomically(statements ...string) error {
+	err := s.script("BEGIN IMMEDIATE")
+	if err != nil {
+		return err
+	}
+	if err = s.script(append(statements, "COMMIT")...); err != nil {
 		return errors.Join(err, s.script("ROLLBACK"))
 	}
 	return nil

@@ -94,28 +94,23 @@ func (l *loader) prepare(ctx context.Context) error {
 	})
 }
 
-// index makes the draft's indexes, and the tables that follow from what was loaded. What is sorted for them
-// does not stay in memory.
+// index makes the draft's indexes, and the tables that follow from what was loaded.
 func (l *loader) index(ctx context.Context) error {
-	return l.unsynced(ctx, func(s *session) (err error) {
+	return l.unsynced(ctx, func(s *session) error {
 		suffix, err := freeSuffix(s)
 		if err != nil {
 			return err
 		}
-		if err := s.script("PRAGMA temp_store = FILE", fmt.Sprintf("PRAGMA cache_size = -%d", indexCache)); err != nil {
-			return err
-		}
-		defer func() {
-			err = errors.Join(err, s.script("PRAGMA temp_store = MEMORY", fmt.Sprintf("PRAGMA cache_size = -%d", writerCache)))
-		}()
-		for _, table := range logTables {
-			if err := s.script(table.createIndexes(draftPrefix, suffix)...); err != nil {
-				return err
+		return s.sorting(func() error {
+			for _, table := range logTables {
+				if err := s.script(table.createIndexes(draftPrefix, suffix)...); err != nil {
+					return err
+				}
 			}
-		}
-		return s.script(
-			"INSERT INTO "+draftPrefix+"ops SELECT * FROM "+draftUnsorted+" ORDER BY node, key, ts", "DROP TABLE "+draftUnsorted,
-			fillNamed(draftPrefix), fillStamps(draftPrefix))
+			return s.script(
+				"INSERT INTO "+draftPrefix+"ops SELECT * FROM "+draftUnsorted+" ORDER BY node, key, ts",
+				"DROP TABLE "+draftUnsorted, fillNamed(draftPrefix), fillStamps(draftPrefix))
+		})
 	})
 }
 

@@ -283,8 +283,10 @@ func (t *txn) unstamp(op *moveop.Op) error {
 	return err
 }
 
-// stampAll fills stamps from what it summarises.
-func (t *txn) stampAll() error { return t.script(`DELETE FROM stamps`, fillStamps("")) }
+// stampAll makes stamps anew from what it summarises.
+func (s *session) stampAll() error {
+	return s.sorting(func() error { return s.atomically(`DELETE FROM stamps`, fillStamps("")) })
+}
 
 // count adds an operation to the digest of the log.
 func (t *txn) count(op *moveop.Op) {

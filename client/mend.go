@@ -18,7 +18,7 @@ func (s *syncer) mend(ctx context.Context) (mended bool, err error) {
 		return false, nil // there is nothing yet
 	}
 	var found *logComparison
-	err = s.c.store.update(ctx, Snapshot, (*txn).stampAll) // they are what the comparison finds operations by
+	err = s.c.store.exclusively(ctx, (*session).stampAll) // they are what the comparison finds operations by
 	if err == nil {
 		found, err = s.c.compareLogs(ctx)
 	}
