@@ -260,8 +260,8 @@ func (t *txn) supersede(now, op *moveop.Op) error {
 	return t.putValue(op)
 }
 
-var stampsBulk = newBulk("INSERT INTO stamps (ts, node, key) VALUES ", 3, `
-	ON CONFLICT DO UPDATE SET node = excluded.node, key = excluded.key`)
+// stampsBulk replaces, because then SQLite does not look whether there is something to replace first.
+var stampsBulk = newBulk("INSERT OR REPLACE INTO stamps (ts, node, key) VALUES ", 3, "")
 
 // stampArgs appends the row of stamps that an operation has, for stampsBulk: none while it is pending.
 func stampArgs(args []any, op *moveop.Op) []any {

@@ -155,7 +155,7 @@ func fillNamed(prefix string) string {
 
 // fillStamps is the same for stamps, which must be empty.
 func fillStamps(prefix string) string {
-	return "INSERT OR IGNORE INTO " + prefix + "stamps SELECT ts, node, '' FROM " + prefix + "nodes WHERE seq <> 0" +
+	return "INSERT OR REPLACE INTO " + prefix + "stamps SELECT ts, node, '' FROM " + prefix + "nodes WHERE seq <> 0" +
 		" UNION ALL SELECT ts, node, key FROM " + prefix + "vals WHERE seq <> 0" +
 		" UNION ALL SELECT ts, node, key FROM " + prefix + "ops WHERE seq <> 0 ORDER BY ts"
 }
