@@ -32,6 +32,23 @@ func planted(t testing.TB) *server {
 	return s
 }
 
+// edited makes a replica that was in step and has an edit since.
+func (s *server) edited(t testing.TB) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "replica")
+	c := open(t, path, s.options())
+	s.synced(t, c)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, path, client.Options{})
+	create(t, c, moveop.Root, client.Last, "mine")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // offline makes a replica that has edits and has not heard of the server.
 func offline(t testing.TB) (path string) {
 	t.Helper()

@@ -99,19 +99,9 @@ func TestDoctorRepairs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := planted(t)
-			path := filepath.Join(t.TempDir(), "replica")
-			c := open(t, path, s.options())
-			s.synced(t, c)
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			c = open(t, path, client.Options{})
-			create(t, c, moveop.Root, client.Last, "mine")
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
+			path := s.edited(t)
 			alter(t, path, test.damage)
-			c = open(t, path, client.Options{})
+			c := open(t, path, client.Options{})
 			found := false
 			d := doctor(t, c)
 			for _, finding := range d.Findings {

@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"github.com/canopysync/canopy/client"
@@ -30,18 +29,7 @@ func settled(t *testing.T) (s *server, path string) {
 	if err := s.apply(ops...); err != nil {
 		t.Fatal(err)
 	}
-	path = filepath.Join(t.TempDir(), "replica")
-	c := open(t, path, s.options())
-	s.synced(t, c)
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c = open(t, path, client.Options{})
-	create(t, c, moveop.Root, client.Last, "mine")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return s, path
+	return s, s.edited(t)
 }
 
 // What a damaged file lacks, has too much or has otherwise is found and exchanged, and nothing else: no

@@ -113,21 +113,10 @@ func TestUpgradeInStep(t *testing.T) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
 			s := planted(t)
-			path := filepath.Join(t.TempDir(), "replica")
-			c := open(t, path, s.options())
-			s.synced(t, c)
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			c = open(t, path, client.Options{})
-			mine := create(t, c, moveop.Root, client.Last, "mine")
-			edit(t, c, func(tx *client.Tx) error { return tx.Move(mine, moveop.Root, client.First) })
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
+			path := s.edited(t)
 			downgrade(t, path, version)
 
-			c = open(t, path, client.Options{})
+			c := open(t, path, client.Options{})
 			if d := doctor(t, c); len(d.Findings) > 0 {
 				t.Errorf("found %+v", d.Findings)
 			}
