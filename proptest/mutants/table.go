@@ -227,12 +227,12 @@ var mutants = []mutant{
 
 	// The client's file.
 	one("client: the parent is the last logged move, effective or not", "client/log.go",
-		"WHERE kind = 1 AND node = ? AND ts < ? AND effective\n", "WHERE kind = 1 AND node = ? AND ts < ?\n", file),
+		"WHERE node = ? AND key = '' AND ts < ? AND effective\n", "WHERE node = ? AND key = '' AND ts < ?\n", file),
 	one("client: a move that is taken back reveals the last logged one", "client/log.go",
-		"WHERE kind = 1 AND node = ? AND effective ORDER BY ts DESC LIMIT 1`,\n\t\t[]any{n[:]}, (*blob)(&ts))",
-		"WHERE kind = 1 AND node = ?1 AND ts <> ?2 ORDER BY ts DESC LIMIT 1`,\n\t\t[]any{n[:], now.ts[:]}, (*blob)(&ts))", file),
+		"WHERE node = ? AND key = '' AND effective ORDER BY ts DESC LIMIT 1`,\n\t\t[]any{n[:]}, (*blob)(&ts))",
+		"WHERE node = ?1 AND key = '' AND ts <> ?2 ORDER BY ts DESC LIMIT 1`,\n\t\t[]any{n[:], now.ts[:]}, (*blob)(&ts))", file),
 	one("client: the next move after a time is the one of that time", "client/log.go",
-		"WHERE kind = 1 AND node = ? AND ts > ? AND effective\n", "WHERE kind = 1 AND node = ? AND ts >= ? AND effective\n", file),
+		"WHERE node = ? AND key = '' AND ts > ? AND effective\n", "WHERE node = ? AND key = '' AND ts >= ? AND effective\n", file),
 	one("client: ineffective moves name no parent", "client/log.go",
 		"	return l.execBulk(namedBulk,", "	if !effective {\n		return nil\n	}\n	return l.execBulk(namedBulk,", file),
 	one("client: ineffective moves name no parent of the batch", "client/batch.go",
