@@ -157,13 +157,19 @@ func TestMirror(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	s := newServer(t)
 	var clients []*client.Client
-	var mirrors []*mirror
+	var paths []string
 	for range 3 {
 		path := filepath.Join(t.TempDir(), "replica")
 		opts := s.options()
 		opts.Synchronous = client.SynchronousNormal
-		c := open(t, path, opts)
-		clients, mirrors = append(clients, c), append(mirrors, newMirror(t, c, path))
+		clients, paths = append(clients, open(t, path, opts)), append(paths, path)
+	}
+	// With something applied nobody is sent to a snapshot whose nodes, fetched ahead, are by nobody.
+	edit(t, clients[0], func(tx *client.Tx) error { return tx.Set(moveop.Root, "n", 0) })
+	s.synced(t, clients...)
+	var mirrors []*mirror
+	for i, c := range clients {
+		mirrors = append(mirrors, newMirror(t, c, paths[i]))
 	}
 	for range 400 {
 		i := random.IntN(len(clients))
