@@ -150,12 +150,30 @@ type Point struct {
 	Times float64 `json:"times"` // the value of the first point
 }
 
-func growth(name, of, expect string, sizes []int, medians []float64) Growth {
-	g := Growth{Name: name, Of: of, Unit: nsPerOp, Expect: expect}
+// roomSizes are the sizes that growth is measured over.
+func (c *Config) roomSizes() []int {
+	return []int{max(c.Nodes/1000, 100), max(c.Nodes/10, 200), max(c.Nodes, 300)}
+}
+
+// bySize makes a room of each size, the last one last, and races them.
+func (c *Config) bySize(ctx context.Context, section string, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
+	var contenders []contender
+	for _, size := range sizes {
+		contender, err := room(size)
+		if err != nil {
+			return g, err
+		}
+		contenders = append(contenders, contender)
+	}
+	medians, _, err := c.race(ctx, section+": "+g.Name, contenders...)
+	if err != nil {
+		return g, err
+	}
+	g.Unit = nsPerOp
 	for i, size := range sizes {
 		g.Points = append(g.Points, Point{size, medians[i], medians[i] / medians[0]})
 	}
-	return g
+	return g, nil
 }
 
 // contender is one of those that take turns.

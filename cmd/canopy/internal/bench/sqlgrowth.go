@@ -8,22 +8,13 @@ import (
 
 // sqlSizes races one measure in rooms of several sizes.
 func (d *database) sqlSizes(ctx context.Context, c *Config, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
-	var contenders []contender
-	for _, size := range sizes {
+	return c.bySize(ctx, "sql", g, sizes, func(size int) (contender, error) {
 		contender, err := room(size)
-		if err != nil {
-			return g, err
+		if err == nil && size == sizes[len(sizes)-1] {
+			err = d.settle(ctx)
 		}
-		contenders = append(contenders, contender)
-	}
-	if err := d.settle(ctx); err != nil {
-		return g, err
-	}
-	medians, _, err := c.race(ctx, "sql: "+g.Name, contenders...)
-	if err != nil {
-		return g, err
-	}
-	return growth(g.Name, g.Of, g.Expect, sizes, medians), nil
+		return contender, err
+	})
 }
 
 func sqlByNodes(ctx context.Context, c *Config, d *database) (Growth, error) {

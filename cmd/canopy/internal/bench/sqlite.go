@@ -47,11 +47,15 @@ func SQLite(ctx context.Context, cfg Config) (s Section, err error) {
 	}
 	s.Results = append(remote, local...)
 	if cfg.Growth {
-		g, err := sqliteByNodes(ctx, &cfg, dir)
-		if err != nil {
-			return s, fmt.Errorf("measure sqlite: %w", err)
+		for _, measure := range []func(context.Context, *Config, string) (Growth, error){
+			sqliteByNodes, sqliteByDepth, sqliteBySiblings, sqliteByLog,
+		} {
+			g, err := measure(ctx, &cfg, dir)
+			if err != nil {
+				return s, fmt.Errorf("measure sqlite: %w", err)
+			}
+			s.Growth = append(s.Growth, g)
 		}
-		s.Growth = append(s.Growth, g)
 	}
 	return s, nil
 }
@@ -67,8 +71,8 @@ type replica struct {
 }
 
 // openReplica makes a client's file and a room of so many nodes in it.
-func openReplica(ctx context.Context, c *Config, path string, nodes int) (r *replica, err error) {
-	r = &replica{author: newAuthor(folders)}
+func openReplica(ctx context.Context, c *Config, path string, s shape, nodes int) (r *replica, err error) {
+	r = &replica{author: newAuthor(s)}
 	if r.feed, err = startFeed(ctx); err != nil {
 		return nil, err
 	}
@@ -86,19 +90,25 @@ func openReplica(ctx context.Context, c *Config, path string, nodes int) (r *rep
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	c.Progress.Start(fmt.Sprintf("a replica of %s nodes", count(nodes)), int64(nodes))
+	return r, r.grow(ctx, c, fmt.Sprintf("a replica of %s nodes", count(nodes)), nodes, func() moveop.Op { return r.create(nodes) })
+}
+
+// grow receives n operations more.
+func (r *replica) grow(ctx context.Context, c *Config, what string, n int, next func() moveop.Op) error {
+	c.Progress.Start(what, int64(n))
 	defer c.Progress.End()
-	for r.nodes < nodes {
-		n := min(sqliteBatch, nodes-r.nodes)
-		if err := r.plan(n, func() moveop.Op { return r.create(nodes) }); err != nil {
-			return nil, err
+	for n > 0 {
+		batch := min(sqliteBatch, n)
+		if err := r.plan(each(batch, next)...); err != nil {
+			return err
 		}
 		if err := r.receive(ctx); err != nil {
-			return nil, err
+			return err
 		}
-		c.Progress.Add(int64(n))
+		c.Progress.Add(int64(batch))
+		n -= batch
 	}
-	return r, nil
+	return nil
 }
 
 func (r *replica) close() error {
@@ -109,10 +119,10 @@ func (r *replica) close() error {
 	return errors.Join(err, r.feed.close())
 }
 
-// plan makes and encodes the next batch.
-func (r *replica) plan(n int, next func() moveop.Op) (err error) {
-	r.next = each(n, next)
-	r.frame, err = r.feed.frame(r.next)
+// plan encodes the next batch.
+func (r *replica) plan(ops ...moveop.Op) (err error) {
+	r.next = ops
+	r.frame, err = r.feed.frame(ops)
 	return err
 }
 
@@ -131,18 +141,18 @@ func (r *replica) receive(ctx context.Context) error {
 	}
 }
 
-// batches is a contender that receives a batch a round.
-func (r *replica) batches(ctx context.Context) contender {
+// batches is a contender that receives a batch of n a round.
+func (r *replica) batches(ctx context.Context, n int, next func() moveop.Op) contender {
 	return contender{
-		ops:     sqliteBatch,
-		prepare: func() error { return r.plan(sqliteBatch, r.mixed) },
+		ops:     n,
+		prepare: func() error { return r.plan(each(n, next)...) },
 		run:     func() error { return r.receive(ctx) },
 	}
 }
 
 // sqliteRemote receives batches from a server, from the socket to the commit.
 func sqliteRemote(ctx context.Context, c *Config, dir string, nodes int, plain *plainFile) (results []Result, err error) {
-	r, err := openReplica(ctx, c, filepath.Join(dir, "replica"), nodes)
+	r, err := openReplica(ctx, c, filepath.Join(dir, "replica"), folders, nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +163,7 @@ func sqliteRemote(ctx context.Context, c *Config, dir string, nodes int, plain *
 			return nil, err
 		}
 	}
-	received := r.batches(ctx)
+	received := r.batches(ctx, sqliteBatch, r.mixed)
 	prepare := received.prepare
 	received.prepare = nil // it gets the operations that the plain table got
 	inserted := contender{ops: sqliteBatch, prepare: prepare, run: func() error { return plain.insertRows(ctx, r.next) }}
@@ -210,23 +220,4 @@ func repeat(n int, do func() error) error {
 		}
 	}
 	return nil
-}
-
-func sqliteByNodes(ctx context.Context, c *Config, dir string) (g Growth, err error) {
-	g = Growth{Name: "remote operations, 80 % creates, 20 % moves, 1,000 a batch", Of: "nodes", Expect: "as its indexes"}
-	sizes := c.roomSizes()
-	var contenders []contender
-	for i, nodes := range sizes {
-		r, err := openReplica(ctx, c, filepath.Join(dir, fmt.Sprintf("replica-%d", i)), nodes)
-		if err != nil {
-			return g, err
-		}
-		defer func() { err = errors.Join(err, r.close()) }()
-		contenders = append(contenders, r.batches(ctx))
-	}
-	medians, _, err := c.race(ctx, "sqlite: "+g.Name, contenders...)
-	if err != nil {
-		return g, err
-	}
-	return growth(g.Name, g.Of, g.Expect, sizes, medians), nil
 }

@@ -7,30 +7,9 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// treeSizes races one move in order in rooms of several sizes.
-func (c *Config) treeSizes(ctx context.Context, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
-	var contenders []contender
-	for _, size := range sizes {
-		contender, err := room(size)
-		if err != nil {
-			return g, err
-		}
-		contenders = append(contenders, contender)
-	}
-	medians, _, err := c.race(ctx, "tree: "+g.Name, contenders...)
-	if err != nil {
-		return g, err
-	}
-	return growth(g.Name, g.Of, g.Expect, sizes, medians), nil
-}
-
-func (c *Config) roomSizes() []int {
-	return []int{max(c.Nodes/1000, 100), max(c.Nodes/10, 200), max(c.Nodes, 300)}
-}
-
 func treeByNodes(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move in order", Of: "nodes", Expect: "the cost of memory that is not in a cache"}
-	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
+	return c.bySize(ctx, "tree", g, c.roomSizes(), func(nodes int) (contender, error) {
 		r, err := newTreeRoom(folders, nodes)
 		return r.shuffling(treeRound), err
 	})
@@ -40,7 +19,7 @@ func treeByNodes(ctx context.Context, c *Config) (Growth, error) {
 // the walk to the top cannot be left out.
 func treeByDepth(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move of a folder to the end of a chain", Of: "depth", Expect: "proportional to depth"}
-	return c.treeSizes(ctx, g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
+	return c.bySize(ctx, "tree", g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
 		r, err := newTreeRoom(chain, depth)
 		if err != nil {
 			return contender{}, err
@@ -63,7 +42,7 @@ func treeByDepth(ctx context.Context, c *Config) (Growth, error) {
 
 func treeBySiblings(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move among siblings", Of: "siblings", Expect: "logarithmic"}
-	return c.treeSizes(ctx, g, c.roomSizes(), func(nodes int) (contender, error) {
+	return c.bySize(ctx, "tree", g, c.roomSizes(), func(nodes int) (contender, error) {
 		r, err := newTreeRoom(flat, nodes)
 		return r.shuffling(treeRound), err
 	})
@@ -72,7 +51,7 @@ func treeBySiblings(ctx context.Context, c *Config) (Growth, error) {
 func treeByLog(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move in order, 1,000 nodes", Of: "operations in the log", Expect: "constant"}
 	sizes := []int{max(c.Nodes/100, 1000), max(c.Nodes/10, 2000), max(c.Nodes, 3000)}
-	return c.treeSizes(ctx, g, sizes, func(log int) (contender, error) {
+	return c.bySize(ctx, "tree", g, sizes, func(log int) (contender, error) {
 		const nodes = 1000
 		r, err := newTreeRoom(folders, nodes)
 		if err != nil {
@@ -89,7 +68,7 @@ func treeByDistance(ctx context.Context, c *Config) (Growth, error) {
 		return Growth{}, err
 	}
 	g := Growth{Name: fmt.Sprintf("a late move of any node, %s nodes", count(nodes)), Of: "operations behind", Expect: "constant"}
-	return c.treeSizes(ctx, g, []int{10, max(log/1000, 20), max(log/10, 30), log}, func(distance int) (contender, error) {
+	return c.bySize(ctx, "tree", g, []int{10, max(log/1000, 20), max(log/10, 30), log}, func(distance int) (contender, error) {
 		return r.late(distance, r.shuffle), nil
 	})
 }
@@ -108,7 +87,7 @@ func treeByChurn(ctx context.Context, c *Config) (Growth, error) {
 	}
 	old := func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) }
 	g := Growth{Name: "a late move of an old folder where all folders move anywhere", Of: "operations behind", Expect: "as what can flip"}
-	return c.treeSizes(ctx, g, []int{10, max(c.Nodes/1000, 20), log}, func(distance int) (contender, error) {
+	return c.bySize(ctx, "tree", g, []int{10, max(c.Nodes/1000, 20), log}, func(distance int) (contender, error) {
 		return r.late(distance, old), nil
 	})
 }
