@@ -220,7 +220,7 @@ type Timing struct {
 	Recheck time.Duration
 	// Lag is how long a socket may stay behind, once it was up to date, and how long it may take for
 	// one frame; then it is closed with 1013. A frame not taken within twice that cuts the
-	// connection. Defaults to 30 s.
+	// connection. It is also how long a peer may take for a part of an HTTP answer. Defaults to 30 s.
 	Lag time.Duration
 	// Store is the time for one call of the store, such as applying a batch. Defaults to 30 s.
 	Store time.Duration

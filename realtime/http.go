@@ -1,17 +1,20 @@
 package realtime
 
 import (
+	"bufio"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/labstack/echo/v4"
@@ -27,8 +30,48 @@ func (s *Server) routes() http.Handler {
 	for _, r := range s.table() {
 		e.Add(r.method, r.path, s.route(r.path, r.handler))
 	}
-	return s.recoverer(s.cfg.Middleware(s.sameOrigin(e)))
+	return s.patient(s.recoverer(s.cfg.Middleware(s.sameOrigin(e))))
 }
+
+// patient gives the peer Timing.Lag to take each part of an answer: whoever asks and does not read would
+// keep the connection, and what it was to be sent, for ever.
+func (s *Server) patient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := &response{ResponseWriter: w, conn: http.NewResponseController(w), patience: s.cfg.Timing.Lag}
+		a.wait() // the deadline is that of the connection's last answer
+		next.ServeHTTP(a, r)
+	})
+}
+
+type response struct {
+	http.ResponseWriter
+	conn     *http.ResponseController
+	patience time.Duration
+}
+
+func (r *response) wait() {
+	_ = r.conn.SetWriteDeadline(time.Now().Add(r.patience)) // where somebody else serves there may be none
+}
+
+// responsePart is the most bytes that have one deadline.
+const responsePart = 64 << 10
+
+func (r *response) Write(p []byte) (written int, err error) {
+	for part := range slices.Chunk(p, responsePart) {
+		r.wait()
+		n, err := r.ResponseWriter.Write(part)
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Hijack lets go of the connection, without a deadline, for a socket.
+func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) { return r.conn.Hijack() }
+
+// Unwrap is for http.ResponseController.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // endpoint is a route; openapi.yaml describes each.
 type endpoint struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -209,6 +210,72 @@ func TestSocketsOutliveTheBodyTimeout(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		p.push(1)
 		p.readTo(1)
+	})
+}
+
+// Whoever does not take an answer is not waited for; whoever takes it slowly gets all of it.
+func TestAnswersThatAreNotTaken(t *testing.T) {
+	t.Parallel()
+	const lag = 30 * time.Second
+	for name, tt := range map[string]struct {
+		pause time.Duration // between two reads
+		whole bool
+	}{
+		"never":  {lag + time.Second, false},
+		"slowly": {lag - time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := setupPipe(t)
+				s.seed("plan", 200) // more than is buffered
+				conn, err := s.dial(t.Context(), "", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := fmt.Fprint(conn, "GET /v1/rooms/plan/ops HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+				var text []byte
+				for part := make([]byte, 4096); err == nil; {
+					time.Sleep(tt.pause)
+					var n int
+					n, err = conn.Read(part)
+					text = append(text, part[:n]...)
+				}
+				if whole := strings.HasSuffix(string(text), "\r\n0\r\n\r\n"); whole != tt.whole {
+					t.Errorf("%d bytes, whole is %t", len(text), whole)
+				}
+			})
+		})
+	}
+}
+
+// A connection goes on after a pause that is longer than an answer may take.
+func TestTheNextAnswerHasItsOwnTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t)
+		conn, err := s.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		answers := bufio.NewReader(conn)
+		for path, want := range map[string]int{"/healthz": 200, "/nowhere": 404, "/v1/rooms/plan/stats": 404} {
+			if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != want {
+				t.Errorf("%s: %s, %v", path, resp.Status, err)
+			}
+			time.Sleep(time.Minute)
+		}
 	})
 }
 
