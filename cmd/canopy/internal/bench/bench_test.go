@@ -58,7 +58,7 @@ func TestSections(t *testing.T) {
 		results, tables int
 	}{
 		{"tree", bench.Tree, false, 10, 6},
-		{"sqlite", bench.SQLite, false, 3, 4},
+		{"sqlite", bench.SQLite, false, 3, 3},
 		{"sql", bench.SQL, true, 4, 4},
 		{"relay", bench.Relay, true, 5, 0},
 		{"push", bench.Push, true, 3, 0},

@@ -48,7 +48,7 @@ func SQLite(ctx context.Context, cfg Config) (s Section, err error) {
 	s.Results = append(remote, local...)
 	if cfg.Growth {
 		for _, measure := range []func(context.Context, *Config, string) (Growth, error){
-			sqliteByNodes, sqliteByDepth, sqliteBySiblings, sqliteByLog,
+			sqliteByNodes, sqliteByDepth, sqliteBySiblings,
 		} {
 			g, err := measure(ctx, &cfg, dir)
 			if err != nil {

@@ -69,22 +69,3 @@ func sqliteBySiblings(ctx context.Context, c *Config, dir string) (Growth, error
 		return r.batches(ctx, sqliteBatch, r.shuffle), nil
 	})
 }
-
-// sqliteByLog moves the oldest nodes, late by the length of a log in which anything moved anywhere: see
-// sqlByLog.
-func sqliteByLog(ctx context.Context, c *Config, dir string) (Growth, error) {
-	g := Growth{Name: "a late remote move of an old folder where all folders move anywhere, one a batch", Of: "operations behind", Expect: "as what can flip"}
-	const nodes = 1000
-	return sqliteSizes(ctx, c, dir, g, []int{10, max(c.Nodes/1000, 20), max(c.Nodes/10, 30)}, func(open replicaOpener, log int) (contender, error) {
-		r, err := open(eighths, nodes)
-		if err != nil {
-			return contender{}, err
-		}
-		err = r.grow(ctx, c, fmt.Sprintf("a log of %s more", count(log)), log+log/10, r.mixed)
-		return r.batches(ctx, 1, func() moveop.Op {
-			op := []moveop.Op{r.move(r.rng.IntN(nodes), r.rng.IntN(nodes))}
-			r.behind(op, int64(log))
-			return op[0]
-		}), err
-	})
-}
