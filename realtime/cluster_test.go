@@ -384,13 +384,16 @@ func TestSendFails(t *testing.T) {
 		settle()
 		bus.setErr(errors.New("out of order"))
 		a.push(1)
-		servers[0].watch("plan", 0xc)
+		c := servers[0].watch("plan", 0xc)
+		settle()
+		c.show("1")
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		b.expectHere("a b")
 		bus.setErr(nil)
 		settle()
 		b.expectHere("a b c")
+		b.expectShown("c1")
 		if b.cursor != 2 {
 			t.Errorf("cursor %d", b.cursor)
 		}
@@ -398,6 +401,42 @@ func TestSendFails(t *testing.T) {
 			t.Error("no failure counted")
 		}
 	})
+}
+
+// Whoever is heard again says what was lost, also where everybody else was back before, and asked in vain.
+func TestPresenceAfterASplit(t *testing.T) {
+	t.Parallel()
+	for _, back := range [][]int{{0, 1, 2}, {1, 2, 0}, {2, 0, 1}} {
+		t.Run(fmt.Sprint(back), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				_, servers, stops := setupCluster(t, 3)
+				var people []*watcher
+				for i, s := range servers {
+					people = append(people, s.watch("plan", moveop.ReplicaID(0xa+i)))
+				}
+				settle()
+				for _, s := range stops {
+					s.swallow(true) // what is sent is lost without an error
+				}
+				people[0].show("0")
+				settle()
+				for _, s := range stops {
+					s.setCut(true)
+				}
+				people[1].show("1")
+				settle()
+				for _, i := range back {
+					stops[i].swallow(false)
+					stops[i].setCut(false)
+					settle()
+				}
+				for _, w := range people {
+					w.expectShown("a0 b1")
+				}
+			})
+		})
+	}
 }
 
 // deaf is a transport to which nothing gets through, until it is given up.

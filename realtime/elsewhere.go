@@ -98,15 +98,20 @@ func (h *hub) beat() {
 func (h *hub) answer() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.away.lists, h.away.whole, h.away.speaks, h.away.presence = true, true, true, 0
-	h.srv.cluster.add(h)
+	h.sayAll()
 }
 
-// sayAgain has the next letter hold what was lost with the last one.
+// sayAgain has the next letters hold whatever may have been lost with earlier ones.
 func (h *hub) sayAgain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.away.head, h.away.lists = h.told, true
+	h.away.head = h.told
+	h.sayAll()
+}
+
+// sayAll has the next letters tell who is here, and what they show. The caller holds mu.
+func (h *hub) sayAll() {
+	h.away.lists, h.away.whole, h.away.speaks, h.away.presence = true, true, true, 0
 	h.srv.cluster.add(h)
 }
 

@@ -94,7 +94,8 @@ func (c *cluster) start(ctx context.Context) (stop func()) {
 }
 
 // live changes how often rooms are polled. Either way each is polled soon: for what was committed while
-// messages did not come through, or no longer did. Who came and went meanwhile has to be asked.
+// messages did not come through, or no longer did. Who came and went meanwhile has to be asked, and told: those
+// who could be heard before we could have asked in vain.
 func (c *cluster) live(live bool) {
 	c.srv.hinted.Store(live)
 	c.srv.metrics.hintsLive.Set(0)
@@ -106,6 +107,7 @@ func (c *cluster) live(live bool) {
 		signal(h.pace)
 		if live {
 			c.ask(h.room)
+			h.answer()
 		}
 	}
 }
@@ -174,8 +176,8 @@ func (c *cluster) sendBatch(ctx context.Context) bool {
 	return true
 }
 
-// sendFailed has hubs say again what did not get through, but presence: the next change of it will. It is no
-// failure where ctx has ended, which is how stopping breaks off the batch that is under way.
+// sendFailed has hubs say again what did not get through. It is no failure where ctx has ended, which is how
+// stopping breaks off the batch that is under way.
 func (c *cluster) sendFailed(ctx context.Context, hubs []*hub, err error) {
 	if ctx.Err() == nil {
 		c.srv.metrics.transportFails.Inc()

@@ -32,6 +32,7 @@ type stop struct {
 	live chan bool
 
 	cut      bool           // guarded by bus.mu
+	swallows bool           // the same
 	followed map[string]int // the same
 }
 
@@ -54,6 +55,9 @@ func (s *stop) Send(_ context.Context, batch map[string][]byte) error {
 	}
 	if s.cut {
 		return errors.New("cut off")
+	}
+	if s.swallows {
+		return nil
 	}
 	for _, data := range batch {
 		s.bus.sent += len(data)
@@ -118,6 +122,13 @@ func (s *stop) setCut(cut bool) {
 	s.cut = cut
 	s.bus.mu.Unlock()
 	s.live <- !cut
+}
+
+// swallow has what a server sends be lost.
+func (s *stop) swallow(on bool) {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	s.swallows = on
 }
 
 // say sends as another process would.
