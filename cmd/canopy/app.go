@@ -37,6 +37,7 @@ type grammar struct {
 	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
 	Compact  compactCmd  `cmd:"" group:"rooms" help:"Take old operations that nothing needs any more out of rooms' logs."`
 
+	Doctor  doctorCmd  `cmd:"" group:"more" help:"Examine the replica file of an application, and repair it."`
 	Bench   benchCmd   `cmd:"" group:"more" help:"Measure the engine against physical limits."`
 	Demo    demoCmd    `cmd:"" group:"more" help:"Watch three people edit one tree, partly offline."`
 	Version versionCmd `cmd:"" group:"more" help:"Print the version and how it was built."`

@@ -52,7 +52,7 @@ func unavailable(err error) error {
 var badInput = []error{
 	format.ErrNotSnapshot, format.ErrVersion, format.ErrTruncated, format.ErrChecksum, format.ErrCorrupt,
 	outline.ErrFormat, client.ErrNotCanopyFile, client.ErrNewerVersion, client.ErrCorrupt,
-	errNoToken,
+	errNoToken, errUnsound,
 }
 
 // exitCode maps an error to the code that tells scripts what to do about it.

@@ -12,13 +12,18 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// replicaFlags are what commands need that work on a replica of a room, as an application does.
-type replicaFlags struct {
+// syncFlags are what commands need to keep a replica in step with the services.
+type syncFlags struct {
 	realtimeFlag
 	bootstrapFlag
 	tokenFlag
-	File     string        `placeholder:"FILE" help:"Keep the replica in this file and use it again next time; by default it is a temporary one."`
 	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up when there has been no connection for this long; 30s by default."`
+}
+
+// replicaFlags are what commands need that work on a replica of a room, as an application does.
+type replicaFlags struct {
+	syncFlags
+	File string `placeholder:"FILE" help:"Keep the replica in this file and use it again next time; by default it is a temporary one."`
 }
 
 // replica is a client with what it takes to use it from a command.
@@ -28,9 +33,13 @@ type replica struct {
 	temp     string // directory to remove, empty where the file was chosen
 }
 
-// openReplica opens a replica that syncs with the services, after checking that they are there: the
-// client itself would wait for them.
 func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, error) {
+	return f.open(ctx, room, f.File)
+}
+
+// open opens a replica that syncs with the services, after checking that they are there: the client
+// itself would wait for them. Without a path its file is a temporary one.
+func (f syncFlags) open(ctx context.Context, room, path string) (*replica, error) {
 	if err := checkRoom(room); err != nil {
 		return nil, err
 	}
@@ -48,7 +57,6 @@ func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, e
 		}
 	}
 	r := &replica{patience: f.Patience}
-	path := f.File
 	if path == "" {
 		if r.temp, err = os.MkdirTemp("", "canopy-*"); err != nil {
 			return nil, err

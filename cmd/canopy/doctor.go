@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/canopysync/canopy/client"
+)
+
+type doctorCmd struct {
+	File    string `arg:"" help:"Replica file of an application that embeds the client."`
+	Compare bool   `help:"Compare it with the services too, once it is in step with them."`
+	Repair  bool   `help:"Put right what is wrong, with what the services have. Nothing that waits to be pushed is lost."`
+	Salvage string `placeholder:"NEW" help:"Write what waits to be pushed, and nothing else, to a new replica file: for a file that cannot be repaired."`
+	syncFlags
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*doctorCmd) Help() string {
+	return `Examines the whole file: its pages, its digests, the tree, the log and the outbox. It needs no services but for --compare and --repair, which sync the replica as its application would: what waits to be pushed is pushed. A file that an older version of the client has written is brought to this one's format, as by any opening. The application may be running, on the same machine.
+
+The exit code is 0 for a sound file and 5 for any other, after --repair as it is then.
+
+Examples:
+
+    canopy doctor ~/.local/share/notes/replica
+    canopy doctor replica --compare --json
+    canopy doctor replica --repair`
+}
+
+var errUnsound = errors.New("the replica is not sound")
+
+// examined is what doctor prints with --json, for sound files and others.
+type examined struct {
+	OK       bool      `json:"ok"`
+	Room     string    `json:"room"`
+	Seq      int64     `json:"seq"`
+	Ops      int64     `json:"ops"`
+	Pending  int64     `json:"pending"`
+	Compared bool      `json:"compared"` // with the server, at this seq
+	Findings []finding `json:"findings"`
+}
+
+type finding struct {
+	Check  client.Check `json:"check"`
+	Detail string       `json:"detail"`
+}
+
+func (c *doctorCmd) Run(ctx context.Context, env *Env) error {
+	if _, err := os.Stat(c.File); err != nil {
+		return err // opening it would make one
+	}
+	room, err := c.offline(ctx, env)
+	if err != nil || !c.Compare && !c.Repair {
+		return err
+	}
+	return c.online(ctx, env, room)
+}
+
+// offline looks at the file alone, and reports unless the services are to be asked.
+func (c *doctorCmd) offline(ctx context.Context, env *Env) (room string, err error) {
+	r, err := client.Open(ctx, c.File, client.Options{})
+	if err != nil {
+		return "", fmt.Errorf("open replica: %w", err)
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if c.Salvage != "" {
+		if err := r.Salvage(ctx, c.Salvage); err != nil {
+			return "", err
+		}
+	}
+	if c.Compare || c.Repair {
+		return r.Room(), nil
+	}
+	return r.Room(), c.examine(ctx, env, r)
+}
+
+// online looks at the file together with the services, having repaired it if it is to be.
+func (c *doctorCmd) online(ctx context.Context, env *Env, room string) (err error) {
+	r, err := c.open(ctx, room, c.File)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	bar := newProgress(env, -1, "syncing", false)
+	err = r.synced(ctx, func(client.Status) {})
+	bar.end()
+	if err != nil && !c.Repair {
+		return err
+	}
+	if c.Repair {
+		if err := r.Repair(ctx); err != nil {
+			return err
+		}
+	}
+	return c.examine(ctx, env, r.Client)
+}
+
+func (c *doctorCmd) examine(ctx context.Context, env *Env, r *client.Client) error {
+	d, err := r.Doctor(ctx)
+	if err != nil {
+		return err
+	}
+	e := examined{
+		OK: len(d.Findings) == 0, Room: r.Room(), Seq: d.Seq, Ops: d.Digest.Ops, Pending: r.Pending(),
+		Compared: d.Compared, Findings: []finding{},
+	}
+	for _, f := range d.Findings {
+		e.Findings = append(e.Findings, finding(f))
+	}
+	if err := c.print(env, e, func() { c.show(env, e) }); err != nil {
+		return err
+	}
+	if !e.OK {
+		return fmt.Errorf("%s: %w: see what --repair and --salvage do", c.File, errUnsound)
+	}
+	return nil
+}
+
+func (c *doctorCmd) show(env *Env, e examined) {
+	for _, f := range e.Findings {
+		fmt.Fprintf(env.Stdout, "%s: %s\n", f.Check, f.Detail)
+	}
+	if !e.OK {
+		return
+	}
+	same := ""
+	if e.Compared {
+		same = ", the same as the server's"
+	}
+	fmt.Fprintf(env.Stdout, "%s: sound replica of room %s at seq %d%s; %d operations, %d waiting to be pushed\n",
+		c.File, e.Room, e.Seq, same, e.Ops, e.Pending)
+}
