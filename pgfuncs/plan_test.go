@@ -2,10 +2,12 @@ package pgfuncs_test
 
 import (
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
@@ -74,6 +76,71 @@ func testPlans(t *testing.T, prepare string) {
 	if read == 0 || read > 30_000 {
 		t.Errorf("a batch of %d in a room of %d read %d index entries", 2*size+size/10, 2*size*batches, read)
 	}
+}
+
+// A snapshot of a small room reads that room, however many others there are and whatever was analysed.
+func TestASnapshotReadsItsRoomOnly(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1") // one session's statistics
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	d := database{DB: db}
+	fill := func(size int) string {
+		room := d.newRoom(t)
+		var ops []moveop.Op
+		for n := range size {
+			ops = append(ops, move(1, int64(3*n+1), node(fmt.Sprint(n)), moveop.Root),
+				set(1, int64(3*n+2), node(fmt.Sprint(n)), "k", "1"), set(1, int64(3*n+3), node(fmt.Sprint(n)), "k", "2"))
+		}
+		d.apply(t, room, ops...)
+		return room
+	}
+	large, small := fill(1000), fill(5)
+	if _, err := conn.Exec(t.Context(), `vacuum analyze`); err != nil {
+		t.Fatal(err)
+	}
+	for room, size := range map[string]int64{large: 1000, small: 5} {
+		before := rowsRead(t, db, conn)
+		err := db.Snapshot(t.Context(), room, func(s format.Snapshot) error {
+			for _, section := range s.Header().Sections {
+				if n, err := s.Copy(t.Context(), section.Tag, io.Discard); n != size || err != nil {
+					t.Errorf("%s: %d rows, %v", section.Table, n, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Three tables, two of them counted first, with 128 rows of no room in each; rows by index count twice.
+		if read := rowsRead(t, db, conn) - before; read == 0 || read > 8*(size+128) {
+			t.Errorf("a room of %d nodes: %d rows read", size, read)
+		}
+	}
+}
+
+// rowsRead returns how many rows and index entries of the log were read so far.
+func rowsRead(t *testing.T, db *pgfuncs.DB, conn *pgx.Conn) (n int64) {
+	t.Helper()
+	if err := db.FlushStatistics(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := conn.QueryRow(t.Context(), `
+		select sum(greatest(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint
+		  from pg_stat_user_tables
+		 where relname in ('nodes', 'values', 'history')`).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n + entriesRead(t, db, conn)
 }
 
 // entriesRead returns how many index entries were read in the database so far.
