@@ -64,10 +64,11 @@ func (o *Options) dialer() *websocket.Dialer {
 		HandshakeTimeout: handshakeTimeout,
 		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
 	}
-	if transport, ok := o.HTTPClient.Transport.(*http.Transport); ok {
+	if shared, ok := o.HTTPClient.Transport.(*http.Transport); ok {
+		transport := shared.Clone() // in turn with a first request, which sets its TLSClientConfig
 		dialer.Proxy, dialer.NetDialContext = transport.Proxy, transport.DialContext
 		if transport.TLSClientConfig != nil {
-			dialer.TLSClientConfig = transport.TLSClientConfig.Clone()
+			dialer.TLSClientConfig = transport.TLSClientConfig
 			dialer.TLSClientConfig.NextProtos = nil // WebSocket goes over HTTP/1.1
 		}
 	}

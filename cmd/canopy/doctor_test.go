@@ -33,7 +33,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("salvaged: %+v", e)
 	}
 	parseJSON(t, w.must("doctor", file, "--compare", "--json"), &e)
-	if !e.OK || e.Seq != 14 || e.Pending != 0 || !e.Compared {
+	if !e.OK || e.Ops != 14 || e.Pending != 0 || !e.Compared {
 		t.Errorf("online: %+v", e)
 	}
 
