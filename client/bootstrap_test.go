@@ -32,11 +32,11 @@ func planted(t testing.TB) *server {
 	return s
 }
 
-// edited makes a replica that was in step and has an edit since.
-func (s *server) edited(t testing.TB) (path string) {
+// edited makes a replica that was in step, by these options, and has an edit since.
+func (s *server) edited(t testing.TB, opts client.Options) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "replica")
-	c := open(t, path, s.options())
+	c := open(t, path, opts)
 	s.synced(t, c)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -209,23 +209,13 @@ func TestResync(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := planted(t)
-			path := filepath.Join(t.TempDir(), "replica")
 			opts := s.options()
 			if !bootstrap {
 				opts.BootstrapURL = ""
 			}
-			c := open(t, path, opts)
-			s.synced(t, c)
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			c = open(t, path, client.Options{})
-			create(t, c, moveop.Root, client.Last, "mine")
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
+			path := s.edited(t, opts)
 			s.replaceHistory(t)
-			c = open(t, path, opts)
+			c := open(t, path, opts)
 			s.synced(t, c)
 			wantTitles(t, c, "mine other")
 			if got := c.Status().Epoch; got != s.epoch {

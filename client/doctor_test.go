@@ -99,7 +99,7 @@ func TestDoctorRepairs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := planted(t)
-			path := s.edited(t)
+			path := s.edited(t, s.options())
 			alter(t, path, test.damage)
 			c := open(t, path, client.Options{})
 			found := false

@@ -29,7 +29,7 @@ func settled(t *testing.T) (s *server, path string) {
 	if err := s.apply(ops...); err != nil {
 		t.Fatal(err)
 	}
-	return s, s.edited(t)
+	return s, s.edited(t, s.options())
 }
 
 // What a damaged file lacks, has too much or has otherwise is found and exchanged, and nothing else: no

@@ -113,7 +113,7 @@ func TestUpgradeInStep(t *testing.T) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
 			s := planted(t)
-			path := s.edited(t)
+			path := s.edited(t, s.options())
 			downgrade(t, path, version)
 
 			c := open(t, path, client.Options{})

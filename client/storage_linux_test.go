@@ -17,35 +17,12 @@ import (
 // it was.
 func TestOpenReadOnly(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(t *testing.T, path string){
-		"file": func(t *testing.T, path string) {
-			for _, suffix := range []string{"", "-lock"} {
-				chmod(t, path+suffix, 0o444)
-			}
-			chmod(t, filepath.Dir(path), 0o777)
-		},
-		"replica only": func(t *testing.T, path string) {
-			chmod(t, path, 0o444)
-			chmod(t, path+"-lock", 0o666)
-			chmod(t, filepath.Dir(path), 0o777)
-		},
-		"lock only": func(t *testing.T, path string) {
-			chmod(t, path, 0o666)
-			chmod(t, path+"-lock", 0o444)
-			chmod(t, filepath.Dir(path), 0o777)
-		},
-		"directory": func(t *testing.T, path string) {
-			chmod(t, path, 0o666)
-			chmod(t, path+"-lock", 0o666)
-			chmod(t, filepath.Dir(path), 0o555)
-		},
-		"no lock": func(t *testing.T, path string) {
-			if err := os.Remove(path + "-lock"); err != nil {
-				t.Fatal(err)
-			}
-			chmod(t, path, 0o444)
-			chmod(t, filepath.Dir(path), 0o555)
-		},
+	for name, modes := range map[string]struct{ replica, lock, dir os.FileMode }{
+		"file":         {0o444, 0o444, 0o777},
+		"replica only": {0o444, 0o666, 0o777},
+		"lock only":    {0o666, 0o444, 0o777},
+		"directory":    {0o666, 0o666, 0o555},
+		"no lock":      {0o444, 0, 0o555},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -60,7 +37,13 @@ func TestOpenReadOnly(t *testing.T) {
 				t.Fatal(err)
 			}
 			chmod(t, filepath.Dir(filepath.Dir(path)), 0o755) // or nobody gets there at all
-			prepare(t, path)
+			chmod(t, path, modes.replica)
+			if modes.lock != 0 {
+				chmod(t, path+"-lock", modes.lock)
+			} else if err := os.Remove(path + "-lock"); err != nil {
+				t.Fatal(err)
+			}
+			chmod(t, filepath.Dir(path), modes.dir)
 			err = asNobody(func() error {
 				c, err := client.Open(t.Context(), path, client.Options{})
 				if err == nil {

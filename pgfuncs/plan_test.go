@@ -1,6 +1,7 @@
 package pgfuncs_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"testing"
@@ -32,17 +33,7 @@ func TestPlansMadeForAnEmptyRoomStayGood(t *testing.T) {
 }
 
 func testPlans(t *testing.T, prepare string) {
-	url := pgtest.New(t)
-	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1") // one session keeps its plans
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
+	db, conn := oneSession(t)
 	if _, err := conn.Exec(t.Context(), prepare); err != nil {
 		t.Fatal(err)
 	}
@@ -81,17 +72,7 @@ func testPlans(t *testing.T, prepare string) {
 // A snapshot of a small room reads that room, however many others there are and whatever was analysed.
 func TestASnapshotReadsItsRoomOnly(t *testing.T) {
 	t.Parallel()
-	url := pgtest.New(t)
-	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1") // one session's statistics
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
+	db, conn := oneSession(t)
 	d := database{DB: db}
 	fill := func(size int) string {
 		room := d.newRoom(t)
@@ -125,6 +106,24 @@ func TestASnapshotReadsItsRoomOnly(t *testing.T) {
 			t.Errorf("a room of %d nodes: %d rows read", size, read)
 		}
 	}
+}
+
+// oneSession returns a database of its own by one session, which keeps its plans and its statistics, and by
+// another one that looks at it.
+func oneSession(t *testing.T) (*pgfuncs.DB, *pgx.Conn) {
+	t.Helper()
+	url := pgtest.New(t)
+	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	return db, conn
 }
 
 // rowsRead returns how many rows and index entries of the log were read so far.
