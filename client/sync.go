@@ -89,6 +89,9 @@ func (s *syncer) run(ctx context.Context) {
 		delay := s.retryIn(ctx, err)
 		s.log.Info("sync ended", "error", err, "retry_in", delay)
 		s.c.setMembers(nil)
+		if errors.Is(err, errRepair) {
+			err = nil // nothing is wrong with the connection
+		}
 		s.c.setProgress(func(p *progress) {
 			p.err, p.state = err, stateAfter(err)
 		})

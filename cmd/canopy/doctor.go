@@ -85,18 +85,18 @@ func (c *doctorCmd) online(ctx context.Context, env *Env, room string) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	bar := newProgress(env, -1, "syncing", false)
-	err = r.synced(ctx, func(client.Status) {})
+	what, do := "syncing", r.WaitSynced
+	if c.Repair {
+		what, do = "repairing", r.Repair // which may be what it takes to sync
+	}
+	bar := newProgress(env, -1, what, false)
+	err = r.patiently(ctx, do, func(client.Status) {})
 	bar.end()
-	if err != nil && !c.Repair {
+	if err != nil {
 		return err
 	}
-	if c.Repair {
-		if err := r.Repair(ctx); err != nil {
-			return err
-		}
-	}
-	return c.examine(ctx, env, r.Client)
+	examine := func(ctx context.Context) error { return c.examine(ctx, env, r.Client) } // in comparing it syncs
+	return r.patiently(ctx, examine, func(client.Status) {})
 }
 
 func (c *doctorCmd) examine(ctx context.Context, env *Env, r *client.Client) error {

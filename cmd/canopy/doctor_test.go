@@ -61,6 +61,35 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// Services that go away while it works are given as long as the user said, whatever it is doing.
+func TestDoctorGivesUpWithoutAConnection(t *testing.T) {
+	t.Parallel()
+	w := withGarden(t)
+	file := filepath.Join(t.TempDir(), "replica")
+	w.must("export", "garden", "-o", os.DevNull, "--file", file)
+	damage(t, file)
+	for _, c := range []struct {
+		do                  string
+		realtime, bootstrap int // connections that get through; the first one asks whether the service is there
+	}{
+		{"--repair", 1, 1},
+		{"--repair", 2, 1}, // in time to repair by a snapshot, which is not to be had
+		{"--compare", 1, 1},
+	} {
+		rt, realtime := newCable(t, w.realtime)
+		bs, bootstrap := newCable(t, w.bootstrap)
+		rt.limit(c.realtime)
+		bs.limit(c.bootstrap)
+		r := w.canopy("doctor", file, c.do, "--realtime-url", realtime, "--bootstrap-url", bootstrap, "--patience=300ms")
+		if r.code != exitUnavailable || !strings.Contains(r.stderr, "no connection for 300ms") {
+			t.Errorf("%+v: exit code %d: %s", c, r.code, r.stderr)
+		}
+	}
+	if out := w.must("doctor", file, "--repair"); !strings.Contains(out, "the same as the server's") {
+		t.Error(out)
+	}
+}
+
 // retitle makes an operation that waits to be pushed.
 func retitle(t *testing.T, file string) {
 	t.Helper()

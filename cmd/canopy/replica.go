@@ -84,13 +84,18 @@ func (r *replica) removeTemp() error {
 	return os.RemoveAll(r.temp)
 }
 
-// synced waits until the replica and the server have the same, telling show how it goes. It gives up
-// where a token is wanted, and after a while without a connection.
+// synced waits until the replica and the server have the same, telling show how it goes.
 func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
+	return r.patiently(ctx, r.WaitSynced, show)
+}
+
+// patiently does what needs the services, telling show how it goes. It gives up where a token is wanted, and
+// after a while without a connection.
+func (r *replica) patiently(ctx context.Context, do func(context.Context) error, show func(client.Status)) error {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- r.WaitSynced(waiting) }()
+	go func() { done <- do(waiting) }()
 	giveUp := func(err error) error {
 		cancel()
 		<-done
@@ -124,6 +129,7 @@ func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
 			if !connected(last) {
 				return giveUp(unavailable(fmt.Errorf("no connection for %s: %w", r.patience, orElse(last.Err, errNoAnswer))))
 			}
+			lost.Reset(r.patience)
 		}
 	}
 }
@@ -137,9 +143,14 @@ func orElse(err, other error) error {
 	return other
 }
 
+// connected reports whether nothing is known against a connection.
 func connected(s client.Status) bool {
 	switch s.State {
-	case client.StateBootstrapping, client.StateCatchingUp, client.StateSynced, client.StateQuarantined:
+	case client.StateOffline:
+		return s.Err == nil // it is busy with the file alone
+	case client.StateBootstrapping:
+		return s.Err == nil || s.Rows > 0 // each attempt begins like this
+	case client.StateCatchingUp, client.StateSynced, client.StateQuarantined:
 		return true
 	}
 	return false
