@@ -323,9 +323,10 @@ func TestHealth(t *testing.T) {
 	t.Parallel()
 	src := &source{snapshot: formattest.Sample()}
 	f := setup(t, bootstrap.Config{Source: src})
-	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
-		if resp := f.get(t, path); resp.StatusCode != http.StatusOK {
-			t.Errorf("%s: status %d", path, resp.StatusCode)
+	for path, want := range map[string]string{"/healthz": `{"status":"ok"}`, "/readyz": `{"status":"ready"}`, "/metrics": "# HELP "} {
+		resp := f.get(t, path)
+		if text := string(body(t, resp)); resp.StatusCode != http.StatusOK || !strings.Contains(text, want) {
+			t.Errorf("%s: status %d, %s", path, resp.StatusCode, text)
 		}
 	}
 	if text := string(body(t, f.get(t, "/metrics"))); !strings.Contains(text, `canopy_bootstrap_http_requests_total{route="/healthz",status="200"} 1`) {

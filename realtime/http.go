@@ -89,7 +89,7 @@ func (s *Server) table() []endpoint {
 		{"GET", "/v1/rooms/:room/stats", s.inRoom(s.getStats)},
 		{"GET", "/v1/rooms/:room/buckets", s.inRoom(s.getBuckets)},
 		{"GET", "/v1/rooms/:room/buckets/ops", s.inRoom(s.getBucketOps)},
-		{"GET", "/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }},
+		{"GET", "/healthz", healthz},
 		{"GET", "/readyz", s.readyz},
 		{"GET", "/metrics", promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP},
 		{"GET", "/openapi.yaml", serveYAML(openAPI)},
@@ -206,6 +206,8 @@ func (s *Server) inRoom(h roomHandler) http.HandlerFunc {
 	}
 }
 
+func healthz(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "ok") }
+
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	if s.isDraining() {
 		fail(w, wire.NewError(wire.CodeBusy, "the server is stopping"))
@@ -216,7 +218,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		fail(w, wire.NewError(wire.CodeBusy, "the database is not reachable or not migrated"))
 		return
 	}
-	writeText(w, "ready\n")
+	writeStatus(w, "ready")
 }
 
 // bearer returns the token of the Authorization header, empty if there is none.
@@ -350,7 +352,6 @@ func failRoom(w http.ResponseWriter, err error) {
 	fail(w, e)
 }
 
-func writeText(w http.ResponseWriter, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(text)) // the peer is gone if this fails
+func writeStatus(w http.ResponseWriter, status string) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": status})
 }

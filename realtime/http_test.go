@@ -196,8 +196,8 @@ func TestHealthAndMetrics(t *testing.T) {
 	s := setup(t, fast)
 	s.join("plan", 0xa).push(3)
 	for path, want := range map[string]string{
-		"/healthz": "ok\n",
-		"/readyz":  "ready\n",
+		"/healthz": `{"status":"ok"}`,
+		"/readyz":  `{"status":"ready"}`,
 		"/metrics": "canopy_realtime_pushed_ops_total 3\n",
 	} {
 		resp, err := s.http.Get(s.url(path))
@@ -207,6 +207,9 @@ func TestHealthAndMetrics(t *testing.T) {
 		text, _ := io.ReadAll(resp.Body)
 		if _ = resp.Body.Close(); resp.StatusCode != 200 || !strings.Contains(string(text), want) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, text)
+		}
+		if caching := resp.Header.Get("Cache-Control"); path != "/metrics" && caching != "no-store" {
+			t.Errorf("%s may be cached: %q", path, caching)
 		}
 		if strings.Contains(string(text), "plan") {
 			t.Errorf("%s names a room", path)
