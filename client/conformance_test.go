@@ -96,12 +96,9 @@ func (e *engine) merge(t *txn, ops []moveop.Op) ([]proptest.Result, error) {
 	ops = slices.Clone(ops)
 	seqs := map[moveop.Timestamp]int64{}
 	for i, op := range ops {
-		logged, ok, err := t.find(op.TS)
+		err := t.logged(op.TS, op.TS, func(op moveop.Op) error { seqs[op.TS] = op.Seq; return nil })
 		if err != nil {
 			return nil, err
-		}
-		if ok {
-			seqs[op.TS] = logged.Seq
 		}
 		if _, ok := seqs[op.TS]; ok {
 			results[i].Status = proptest.StatusDuplicate

@@ -320,15 +320,6 @@ func (t *txn) insertSet(op *moveop.Op) error {
 	return err
 }
 
-// find returns the logged operation with that timestamp.
-func (t *txn) find(ts moveop.Timestamp) (found moveop.Op, ok bool, err error) {
-	err = t.logged(ts, ts, func(op moveop.Op) error {
-		found, ok = op, true
-		return nil
-	})
-	return found, ok, err
-}
-
 // stampedQuery gives the whole operations that s names, by timestamp, node and key.
 const stampedQuery = `
 	SELECT 1, n.ts, n.node, n.parent, n.order_key, NULL, NULL, n.seq, n.known, n.cause

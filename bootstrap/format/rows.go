@@ -41,14 +41,7 @@ type Rows struct {
 // field is where a value lies; length -1 is null.
 type field struct{ offset, length int }
 
-// NewRows decodes src, which must hold the COPY data of the section and nothing else.
-func NewRows(src io.Reader, s Section) *Rows {
-	r := &Rows{}
-	r.reset(src, s)
-	return r
-}
-
-// reset begins another section, keeping the buffers.
+// reset begins with src, which must hold the COPY data of the section and nothing else. It keeps the buffers.
 func (r *Rows) reset(src io.Reader, s Section) {
 	*r = Rows{src: src, section: s, buf: r.buf, widths: r.widths[:0], fields: r.fields[:0]}
 	if r.buf == nil {
