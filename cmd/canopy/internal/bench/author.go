@@ -102,6 +102,11 @@ func (a *author) mixed() moveop.Op {
 	return a.move(a.nodes-1, anywhere)
 }
 
+// old moves any of the first nodes below any other of them.
+func (a *author) old() moveop.Op {
+	return a.move(a.rng.IntN(fewNodes), a.rng.IntN(fewNodes))
+}
+
 // behind gives ops, the newest ones, timestamps of another replica that end so many operations behind
 // the newest before them. The clock is where it was before them.
 func (a *author) behind(ops []moveop.Op, distance int64) {

@@ -155,6 +155,24 @@ func (c *Config) roomSizes() []int {
 	return []int{max(c.Nodes/1000, 100), max(c.Nodes/10, 200), max(c.Nodes, 300)}
 }
 
+// logSizes are the lengths of a log that growth is measured over, in rooms of fewNodes.
+func (c *Config) logSizes() []int {
+	return []int{max(c.Nodes/100, fewNodes), max(c.Nodes/10, 2*fewNodes), max(c.Nodes, 3*fewNodes)}
+}
+
+// churnSizes are how far behind a late operation is where anything moved anywhere since.
+func (c *Config) churnSizes() []int {
+	return []int{10, max(c.Nodes/1000, 20), max(c.Nodes/10, 30)}
+}
+
+// distances are how far behind a late operation is in a log of that length.
+func distances(log int) []int {
+	return []int{10, max(log/1000, 20), max(log/10, 30), log}
+}
+
+// fewNodes is the size of rooms in which only the log is long.
+const fewNodes = 1000
+
 // bySize makes a room of each size, the last one last, and races them.
 func (c *Config) bySize(ctx context.Context, section string, g Growth, sizes []int, room func(size int) (contender, error)) (Growth, error) {
 	var contenders []contender

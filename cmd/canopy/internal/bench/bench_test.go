@@ -58,8 +58,8 @@ func TestSections(t *testing.T) {
 		results, tables int
 	}{
 		{"tree", bench.Tree, false, 10, 6},
-		{"sqlite", bench.SQLite, false, 3, 3},
-		{"sql", bench.SQL, true, 4, 4},
+		{"sqlite", bench.SQLite, false, 3, 6},
+		{"sql", bench.SQL, true, 4, 5},
 		{"relay", bench.Relay, true, 5, 0},
 		{"push", bench.Push, true, 3, 0},
 		{"connections", bench.Connections, true, 2, 0},

@@ -39,7 +39,7 @@ func measureClient(ctx context.Context, c *Config, s *service) (results []Result
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.leave(), os.RemoveAll(b.dir)) }()
-	if b.room, err = s.newRoom(ctx, c, eighths, c.Nodes, 0); err != nil {
+	if b.room, err = s.newRoom(ctx, c, eighths, c.Nodes); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx); err != nil {
@@ -197,7 +197,7 @@ func (b *clients) edits(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	all := b.room
-	if b.room, err = b.newRoom(ctx, b.c, eighths, roomNodes, 0); err != nil {
+	if b.room, err = b.newRoom(ctx, b.c, eighths, roomNodes); err != nil {
 		return nil, err
 	}
 	small, err := b.replica(ctx)

@@ -129,21 +129,23 @@ type sqlRoom struct {
 	next []moveop.Op // of the round to come
 }
 
-// newRoom makes a room of so many nodes, with so many moves and creates after them.
-func (d *database) newRoom(ctx context.Context, c *Config, s shape, nodes, log int) (*sqlRoom, error) {
+// newRoom makes a room of so many nodes.
+func (d *database) newRoom(ctx context.Context, c *Config, s shape, nodes int) (*sqlRoom, error) {
 	r := &sqlRoom{author: newAuthor(s), d: d, name: fmt.Sprintf("bench-%x", time.Now().UnixNano())}
 	if _, err := d.db.CreateRoom(ctx, r.name, uuid.NewString()); err != nil {
-		return nil, err
+		return r, err
 	}
-	c.Progress.Start(fmt.Sprintf("a room of %s nodes", count(nodes)), int64(nodes+log))
-	defer c.Progress.End()
-	if err := r.grow(ctx, c, nodes, func() moveop.Op { return r.create(nodes) }); err != nil {
-		return nil, err
-	}
-	return r, r.grow(ctx, c, log, r.mixed)
+	return r, r.grow(ctx, c, fmt.Sprintf("a room of %s nodes", count(nodes)), nodes, func() moveop.Op { return r.create(nodes) })
 }
 
-func (r *sqlRoom) grow(ctx context.Context, c *Config, n int, next func() moveop.Op) error {
+// growLog applies n operations more.
+func (r *sqlRoom) growLog(ctx context.Context, c *Config, n int, next func() moveop.Op) error {
+	return r.grow(ctx, c, fmt.Sprintf("a log of %s more", count(n)), n, next)
+}
+
+func (r *sqlRoom) grow(ctx context.Context, c *Config, what string, n int, next func() moveop.Op) error {
+	c.Progress.Start(what, int64(n))
+	defer c.Progress.End()
 	for n > 0 {
 		batch := each(min(n, 5000), next)
 		if err := r.apply(ctx, batch); err != nil {

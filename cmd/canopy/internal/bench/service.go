@@ -94,7 +94,7 @@ const roomNodes = 1000
 func (s *service) rooms(ctx context.Context, c *Config, n int) (j join, err error) {
 	j = join{URL: s.url}
 	for range n {
-		r, err := s.newRoom(ctx, c, folders, roomNodes, 0)
+		r, err := s.newRoom(ctx, c, folders, roomNodes)
 		if err != nil {
 			return j, err
 		}

@@ -36,7 +36,9 @@ func SQL(ctx context.Context, cfg Config) (s Section, err error) {
 	if !cfg.Growth {
 		return s, nil
 	}
-	for _, table := range []func(context.Context, *Config, *database) (Growth, error){sqlByNodes, sqlByDepth, sqlBySiblings, sqlByLog} {
+	for _, table := range []func(context.Context, *Config, *database) (Growth, error){
+		sqlByNodes, sqlByDepth, sqlBySiblings, sqlByLog, sqlByChurn,
+	} {
 		g, err := table(ctx, &cfg, d)
 		if err != nil {
 			return s, fmt.Errorf("measure sql: %w", err)
@@ -66,7 +68,7 @@ func (r *sqlRoom) singles(ctx context.Context, prepare func() []moveop.Op) conte
 
 // sqlInOrder applies creates and moves to a large room.
 func sqlInOrder(ctx context.Context, c *Config, d *database) (results []Result, err error) {
-	r, err := d.newRoom(ctx, c, eighths, c.Nodes, 0)
+	r, err := d.newRoom(ctx, c, eighths, c.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -125,8 +127,11 @@ func (d *database) insertEach(ctx context.Context, ops []moveop.Op) error {
 func sqlLate(ctx context.Context, c *Config, d *database) (results []Result, err error) {
 	nodes := max(c.Nodes/10, 100)
 	distance := int64(nodes)
-	r, err := d.newRoom(ctx, c, eighths, nodes, nodes+nodes/10)
+	r, err := d.newRoom(ctx, c, eighths, nodes)
 	if err != nil {
+		return nil, err
+	}
+	if err := r.growLog(ctx, c, nodes+nodes/10, r.mixed); err != nil {
 		return nil, err
 	}
 	if err := d.settle(ctx); err != nil {

@@ -20,7 +20,7 @@ func (d *database) sqlSizes(ctx context.Context, c *Config, g Growth, sizes []in
 func sqlByNodes(ctx context.Context, c *Config, d *database) (Growth, error) {
 	g := Growth{Name: "80 % creates, 20 % moves in order, 1,000 a call", Of: "nodes", Expect: "as the depth of the tree and its indexes"}
 	return d.sqlSizes(ctx, c, g, c.roomSizes(), func(nodes int) (contender, error) {
-		r, err := d.newRoom(ctx, c, eighths, nodes, 0)
+		r, err := d.newRoom(ctx, c, eighths, nodes)
 		return r.batches(ctx, r.mixed), err
 	})
 }
@@ -29,7 +29,7 @@ func sqlByNodes(ctx context.Context, c *Config, d *database) (Growth, error) {
 func sqlByDepth(ctx context.Context, c *Config, d *database) (Growth, error) {
 	g := Growth{Name: "a move of a folder to the end of a chain, one a call", Of: "depth", Expect: "proportional to depth"}
 	return d.sqlSizes(ctx, c, g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
-		r, err := d.newRoom(ctx, c, chain, depth, 0)
+		r, err := d.newRoom(ctx, c, chain, depth)
 		if err != nil {
 			return contender{}, err
 		}
@@ -44,22 +44,35 @@ func sqlByDepth(ctx context.Context, c *Config, d *database) (Growth, error) {
 func sqlBySiblings(ctx context.Context, c *Config, d *database) (Growth, error) {
 	g := Growth{Name: "a move among siblings, 1,000 a call", Of: "siblings", Expect: "as its indexes"}
 	return d.sqlSizes(ctx, c, g, c.roomSizes(), func(nodes int) (contender, error) {
-		r, err := d.newRoom(ctx, c, flat, nodes, 0)
+		r, err := d.newRoom(ctx, c, flat, nodes)
 		return r.batches(ctx, r.shuffle), err
 	})
 }
 
-// sqlByLog moves the oldest nodes, late by the length of a log in which anything moved anywhere: nearly
-// every folder that is above them now was not above them then, the hardest case there is.
 func sqlByLog(ctx context.Context, c *Config, d *database) (Growth, error) {
+	g := Growth{Name: "a move in order, 1,000 nodes, 1,000 a call", Of: "operations in the log", Expect: "as its indexes"}
+	return d.sqlSizes(ctx, c, g, c.logSizes(), func(log int) (contender, error) {
+		r, err := d.newRoom(ctx, c, folders, fewNodes)
+		if err != nil {
+			return contender{}, err
+		}
+		return r.batches(ctx, r.shuffle), r.growLog(ctx, c, log-fewNodes, r.shuffle)
+	})
+}
+
+// sqlByChurn moves the oldest nodes, late by the length of a log in which anything moved anywhere: nearly
+// every folder that is above them now was not above them then, the hardest case there is.
+func sqlByChurn(ctx context.Context, c *Config, d *database) (Growth, error) {
 	g := Growth{Name: "a late move of an old folder where all folders move anywhere, one a call", Of: "operations behind", Expect: "as what can flip"}
-	const nodes = 1000
-	return d.sqlSizes(ctx, c, g, []int{10, max(c.Nodes/1000, 20), max(c.Nodes/10, 30)}, func(log int) (contender, error) {
-		r, err := d.newRoom(ctx, c, eighths, nodes, log+log/10)
+	return d.sqlSizes(ctx, c, g, c.churnSizes(), func(log int) (contender, error) {
+		r, err := d.newRoom(ctx, c, eighths, fewNodes)
+		if err != nil {
+			return contender{}, err
+		}
 		return r.singles(ctx, func() []moveop.Op {
-			ops := each(sqlSingle, func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) })
+			ops := each(sqlSingle, r.old)
 			r.behind(ops, int64(log))
 			return ops
-		}), err
+		}), r.growLog(ctx, c, log+log/10, r.mixed)
 	})
 }

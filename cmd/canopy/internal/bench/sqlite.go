@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func SQLite(ctx context.Context, cfg Config) (s Section, err error) {
 	s.Results = append(remote, local...)
 	if cfg.Growth {
 		for _, measure := range []func(context.Context, *Config, string) (Growth, error){
-			sqliteByNodes, sqliteByDepth, sqliteBySiblings,
+			sqliteByNodes, sqliteByDepth, sqliteBySiblings, sqliteByLog, sqliteByDistance, sqliteByChurn,
 		} {
 			g, err := measure(ctx, &cfg, dir)
 			if err != nil {
@@ -63,11 +64,11 @@ func SQLite(ctx context.Context, cfg Config) (s Section, err error) {
 // replica is a client that is fed, and the one who writes what it is fed with.
 type replica struct {
 	*author
-	feed   *feed
-	client *client.Client
-	events <-chan client.Event
-	next   []moveop.Op // of the round to come
-	frame  []byte      // the same
+	feed     *feed
+	client   *client.Client
+	statuses <-chan client.Status
+	next     []moveop.Op // of the round to come
+	frame    []byte      // the same
 }
 
 // openReplica makes a client's file and a room of so many nodes in it.
@@ -84,7 +85,7 @@ func openReplica(ctx context.Context, c *Config, path string, s shape, nodes int
 	if r.client, err = client.Open(ctx, path, client.Options{Room: sqliteRoom, RealtimeURL: r.feed.url}); err != nil {
 		return nil, err
 	}
-	r.events = r.client.Watch(ctx)
+	r.statuses = r.client.WatchStatus(ctx)
 	select {
 	case <-r.feed.joined:
 	case <-ctx.Done():
@@ -111,6 +112,11 @@ func (r *replica) grow(ctx context.Context, c *Config, what string, n int, next 
 	return nil
 }
 
+// growLog receives n operations more.
+func (r *replica) growLog(ctx context.Context, c *Config, n int, next func() moveop.Op) error {
+	return r.grow(ctx, c, fmt.Sprintf("a log of %s more", count(n)), n, next)
+}
+
 func (r *replica) close() error {
 	var err error
 	if r.client != nil {
@@ -126,18 +132,26 @@ func (r *replica) plan(ops ...moveop.Op) (err error) {
 	return err
 }
 
-// receive sends the planned batch and waits until the client has committed it.
+// receive sends the planned batch and waits until the client has committed it. There is an event only where
+// something can be seen to change.
 func (r *replica) receive(ctx context.Context) error {
 	if err := r.feed.send(r.frame); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(unfedAfter)
 	defer timeout.Stop()
-	select {
-	case <-r.events:
-		return ctx.Err()
-	case <-timeout.C:
-		return errUnfed
+	for head := r.next[len(r.next)-1].Seq; ; {
+		select {
+		case s, open := <-r.statuses:
+			if !open {
+				return cmp.Or(ctx.Err(), client.ErrClosed)
+			}
+			if s.Seq >= head {
+				return nil
+			}
+		case <-timeout.C:
+			return errUnfed
+		}
 	}
 }
 
@@ -148,6 +162,15 @@ func (r *replica) batches(ctx context.Context, n int, next func() moveop.Op) con
 		prepare: func() error { return r.plan(each(n, next)...) },
 		run:     func() error { return r.receive(ctx) },
 	}
+}
+
+// late is a contender that receives operations so far behind, one a batch.
+func (r *replica) late(ctx context.Context, distance int, next func() moveop.Op) contender {
+	return r.batches(ctx, 1, func() moveop.Op {
+		op := []moveop.Op{next()}
+		r.behind(op, int64(distance))
+		return op[0]
+	})
 }
 
 // sqliteRemote receives batches from a server, from the socket to the commit.

@@ -69,3 +69,44 @@ func sqliteBySiblings(ctx context.Context, c *Config, dir string) (Growth, error
 		return r.batches(ctx, sqliteBatch, r.shuffle), nil
 	})
 }
+
+func sqliteByLog(ctx context.Context, c *Config, dir string) (Growth, error) {
+	g := Growth{Name: "a remote move in order, 1,000 nodes, 1,000 a batch", Of: "operations in the log", Expect: "as its indexes"}
+	return sqliteSizes(ctx, c, dir, g, c.logSizes(), func(open replicaOpener, log int) (contender, error) {
+		r, err := open(folders, fewNodes)
+		if err != nil {
+			return contender{}, err
+		}
+		return r.batches(ctx, sqliteBatch, r.shuffle), r.growLog(ctx, c, log-fewNodes, r.shuffle)
+	})
+}
+
+// sqliteByDistance moves any node, late.
+func sqliteByDistance(ctx context.Context, c *Config, dir string) (_ Growth, err error) {
+	nodes, log := max(c.Nodes/10, 100), c.Nodes
+	r, err := openReplica(ctx, c, filepath.Join(dir, "by-distance"), folders, nodes)
+	if err != nil {
+		return Growth{}, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.growLog(ctx, c, log+log/100, r.shuffle); err != nil {
+		return Growth{}, err
+	}
+	g := Growth{Name: fmt.Sprintf("a late remote move of any node, %s nodes, one a batch", count(nodes)), Of: "operations behind", Expect: "constant"}
+	return c.bySize(ctx, "sqlite", g, distances(log), func(distance int) (contender, error) {
+		return r.late(ctx, distance, r.shuffle), nil
+	})
+}
+
+// sqliteByChurn moves the oldest nodes, late, in a room in which anything moved anywhere since: see
+// sqlByChurn.
+func sqliteByChurn(ctx context.Context, c *Config, dir string) (Growth, error) {
+	g := Growth{Name: "a late remote move of an old folder where all folders move anywhere, one a batch", Of: "operations behind", Expect: "as what can flip"}
+	return sqliteSizes(ctx, c, dir, g, c.churnSizes(), func(open replicaOpener, log int) (contender, error) {
+		r, err := open(eighths, fewNodes)
+		if err != nil {
+			return contender{}, err
+		}
+		return r.late(ctx, log, r.old), r.growLog(ctx, c, log+log/10, r.mixed)
+	})
+}

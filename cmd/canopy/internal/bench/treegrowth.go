@@ -50,14 +50,12 @@ func treeBySiblings(ctx context.Context, c *Config) (Growth, error) {
 
 func treeByLog(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move in order, 1,000 nodes", Of: "operations in the log", Expect: "constant"}
-	sizes := []int{max(c.Nodes/100, 1000), max(c.Nodes/10, 2000), max(c.Nodes, 3000)}
-	return c.bySize(ctx, "tree", g, sizes, func(log int) (contender, error) {
-		const nodes = 1000
-		r, err := newTreeRoom(folders, nodes)
+	return c.bySize(ctx, "tree", g, c.logSizes(), func(log int) (contender, error) {
+		r, err := newTreeRoom(folders, fewNodes)
 		if err != nil {
 			return contender{}, err
 		}
-		return r.shuffling(treeBatch), r.grow(log-nodes, r.shuffle)
+		return r.shuffling(treeBatch), r.grow(log-fewNodes, r.shuffle)
 	})
 }
 
@@ -68,26 +66,25 @@ func treeByDistance(ctx context.Context, c *Config) (Growth, error) {
 		return Growth{}, err
 	}
 	g := Growth{Name: fmt.Sprintf("a late move of any node, %s nodes", count(nodes)), Of: "operations behind", Expect: "constant"}
-	return c.bySize(ctx, "tree", g, []int{10, max(log/1000, 20), max(log/10, 30), log}, func(distance int) (contender, error) {
+	return c.bySize(ctx, "tree", g, distances(log), func(distance int) (contender, error) {
 		return r.late(distance, r.shuffle), nil
 	})
 }
 
 // treeByChurn moves the oldest nodes, late, in a room in which anything moved anywhere since: see
-// sqlByLog.
+// sqlByChurn.
 func treeByChurn(ctx context.Context, c *Config) (Growth, error) {
-	const nodes = 1000
-	log := max(c.Nodes/10, 30)
-	r, err := newTreeRoom(eighths, nodes)
+	sizes := c.churnSizes()
+	log := sizes[len(sizes)-1]
+	r, err := newTreeRoom(eighths, fewNodes)
 	if err != nil {
 		return Growth{}, err
 	}
 	if err := r.grow(log+log/10, r.mixed); err != nil {
 		return Growth{}, err
 	}
-	old := func() moveop.Op { return r.move(r.rng.IntN(nodes), r.rng.IntN(nodes)) }
 	g := Growth{Name: "a late move of an old folder where all folders move anywhere", Of: "operations behind", Expect: "as what can flip"}
-	return c.bySize(ctx, "tree", g, []int{10, max(c.Nodes/1000, 20), log}, func(distance int) (contender, error) {
-		return r.late(distance, old), nil
+	return c.bySize(ctx, "tree", g, sizes, func(distance int) (contender, error) {
+		return r.late(distance, r.old), nil
 	})
 }
