@@ -72,4 +72,32 @@
 //	                                           see Client.Refused, Retry, Discard, ExportRefused
 //	unauthorized, forbidden                    StateNeedsAuth, or no pushes for a while
 //	a protocol that we do not know             StateUpdateRequired
+//
+// # Limits
+//
+// Beside those that Options has. What goes to the server is bounded by what the services take where nothing else is
+// configured (see realtime/wire); one that takes less puts operations into quarantine, one that takes more is
+// not made use of.
+//
+//	a property's name, value, nesting          255 bytes, 1000 KiB of compact JSON, 64: Set fails
+//	Options.Name, presence                     MaxName, MaxPresence: Open, SetPresence fail
+//	presence                                   sent every 50 ms at most, the latest state
+//	operations of a push                       what the server says; 50 while others are in the room
+//	a page of Children, where none is given    DefaultLimit; there is no most
+//	events that a watcher has not taken        63; then one with Reread stands for what it missed
+//	changes of an event                        1,024, 512 KiB of keys and values; then Reread
+//	operations applied in one transaction      4,096, and what is left of a frame
+//	a frame of the server                      64 MiB; then the connection ends
+//	connecting, writing a frame                15 s each; then the connection ends
+//	silence of the server                      60 s, asked every 20 s; then the connection ends
+//	a snapshot that brings nothing             30 s; then it counts as cut off
+//	memory to decompress a snapshot            64 MiB; then it is refused
+//	children fetched during the first load     100,000 nodes since Open; 10,000 of a node to find its last one
+//	operations exchanged where digests differ  10,000; then a snapshot is loaded
+//	a token is asked for                       10 s before its end at the latest
+//	pushes after forbidden                     again after a minute
+//	reads at a time                            4; more wait
+//	memory for pages of the file               16 MB, and 2 MB for each read at a time
+//	damaged pages that Doctor reports          20
+//	attempts of Doctor to meet the server      10; then Diagnosis.Compared is not set
 package client
