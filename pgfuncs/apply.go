@@ -20,11 +20,36 @@ const applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, 
 // clock_skew with the server's time); a room that does not exist is wire.ErrUnknownRoom. Repeating a
 // batch is harmless: its ops are answered as duplicates with the seqs that they have.
 func (db *DB) Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error) {
+	return apply(ctx, db.pool, room, ops)
+}
+
+// ApplyFirst makes a room with the given epoch (a UUID) and applies its first batch, as Apply does, in one
+// transaction: a batch that is refused leaves no room behind. It returns the room as it was before the batch. Where
+// that is there with another epoch, somebody was first, and nothing is applied.
+func (db *DB) ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.Op) (made wire.Room, applied wire.Applied, err error) {
+	tx, err := db.pool.Begin(ctx)
+	if err != nil {
+		return made, applied, domainError("apply first batch", err)
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
+	if made, err = createRoom(ctx, tx, room, epoch); err != nil || made.Epoch != epoch {
+		return made, applied, err
+	}
+	if applied, err = apply(ctx, tx, room, ops); err != nil {
+		return made, applied, err
+	}
+	if err = tx.Commit(ctx); err != nil {
+		err = domainError("apply first batch", err)
+	}
+	return made, applied, err
+}
+
+func apply(ctx context.Context, q querier, room string, ops []moveop.Op) (wire.Applied, error) {
 	b := newBatch(ops)
 	var head int64
 	var seqs []int64
 	var statuses []int16
-	err := db.pool.QueryRow(ctx, applySQL,
+	err := q.QueryRow(ctx, applySQL,
 		room, b.ts, b.kind, b.node, b.parent, b.orderKey, b.key, b.value, b.known,
 	).Scan(&head, &seqs, &statuses)
 	if err != nil {

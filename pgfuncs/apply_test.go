@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -287,6 +288,50 @@ func TestValuesKeepTheirBytes(t *testing.T) {
 		return want.SameBody(got) && bytes.Equal(want.Value, got.Value)
 	}) {
 		t.Errorf("got %v, want %v", got, ops)
+	}
+}
+
+// A room comes into being with its first batch or not at all, and by one epoch, whoever is first.
+func TestApplyFirst(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	good := move(1, 1, node("X"), moveop.Root)
+	ahead := good
+	ahead.TS = moveop.NewTimestamp(time.Now().Add(time.Hour).UnixMilli(), 0, 1)
+	_, _, err := db.ApplyFirst(t.Context(), "a-room", epoch, []moveop.Op{ahead})
+	if refused, ok := errors.AsType[*wire.Error](err); !ok || refused.Code != wire.CodeClockSkew {
+		t.Errorf("got %v, want clock_skew", err)
+	}
+	if room, err := db.Room(t.Context(), "a-room"); !errors.Is(err, wire.ErrUnknownRoom) {
+		t.Errorf("there is a room: %+v, %v", room, err)
+	}
+
+	epochs := []string{epoch, "00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001"}
+	made := make([]wire.Room, len(epochs))
+	applied := make([]wire.Applied, len(epochs))
+	var racing sync.WaitGroup
+	for i, epoch := range epochs {
+		racing.Go(func() {
+			var err error
+			if made[i], applied[i], err = db.ApplyFirst(t.Context(), "a-room", epoch, []moveop.Op{good}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	racing.Wait()
+	room, err := db.Room(t.Context(), "a-room")
+	if err != nil || room.Head != 1 {
+		t.Fatalf("room %+v, %v", room, err)
+	}
+	for i, epoch := range epochs {
+		first := epoch == room.Epoch
+		if made[i].Epoch != room.Epoch || first != (applied[i].Head == 1) {
+			t.Errorf("of %s: room %+v, applied %+v", epoch, made[i], applied[i])
+		}
+	}
+	again, repeated, err := db.ApplyFirst(t.Context(), "a-room", room.Epoch, []moveop.Op{good})
+	if err != nil || again.Head != 1 || repeated.Results[0].Status != wire.StatusDuplicate {
+		t.Errorf("again: %+v, %+v, %v", again, repeated, err)
 	}
 }
 

@@ -63,7 +63,7 @@ var work = map[pgfuncs.Service]func(t *testing.T, ctx context.Context, db, owner
 	pgfuncs.Realtime: func(t *testing.T, ctx context.Context, db, _ database) error {
 		op := moveop.Op{Kind: moveop.Move, TS: moveop.NewTimestamp(time.Now().UnixMilli(), 0, 7), Node: moveop.NodeID{1},
 			Parent: moveop.Root, OrderKey: "a0"}
-		_, create := db.CreateRoom(ctx, "garden", epoch)
+		_, _, create := db.ApplyFirst(ctx, "garden", epoch, []moveop.Op{op})
 		_, apply := db.Apply(ctx, "garden", []moveop.Op{op})
 		_, room := db.Room(ctx, "garden")
 		_, last := db.LastTimestamp(ctx, "garden", 7)

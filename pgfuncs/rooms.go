@@ -16,10 +16,14 @@ const roomColumns = `name, epoch::text, head, min_seq, ops, log_digest, state_di
 // CreateRoom makes a room with the given epoch (a UUID), or finds it made: the answer is the room as
 // it is, with the epoch of whoever came first.
 func (db *DB) CreateRoom(ctx context.Context, room, epoch string) (wire.Room, error) {
+	return createRoom(ctx, db.pool, room, epoch)
+}
+
+func createRoom(ctx context.Context, q querier, room, epoch string) (wire.Room, error) {
 	if err := wire.ValidRoom(room); err != nil {
 		return wire.Room{}, err
 	}
-	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.create_room($1, $2)`, room, epoch)
+	rows, _ := q.Query(ctx, `select `+roomColumns+` from canopy.create_room($1, $2)`, room, epoch)
 	return collectRoom("create room", rows)
 }
 

@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -70,12 +71,6 @@ func (h *hub) commitGuarded(ctx context.Context, group []*job) {
 // commit applies a group as one batch. A batch is atomic, so where the group is refused each job is
 // applied by itself, and only the guilty one is refused. It answers the jobs in order.
 func (h *hub) commit(ctx context.Context, group []*job, answer func(wire.Applied, error)) {
-	if err := h.ensureRoom(ctx); err != nil {
-		for range group {
-			answer(wire.Applied{}, err)
-		}
-		return
-	}
 	if len(group) > 1 && h.commitTogether(ctx, group, answer) {
 		return
 	}
@@ -92,6 +87,7 @@ func (h *hub) commitTogether(ctx context.Context, group []*job, answer func(wire
 			return false
 		}
 		all.ops = append(all.ops, j.ops...)
+		all.epoch = cmp.Or(all.epoch, j.epoch) // the one that they have in common
 		all.traces = append(all.traces, j.traces...)
 	}
 	applied, err := h.apply(ctx, &all)
@@ -116,9 +112,8 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 	defer func() { end(err) }()
 	ctx, cancel := h.srv.storeContext(ctx)
 	defer cancel()
-	_, history := h.position()
 	begin := time.Now()
-	applied, err = h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
+	applied, history, err := h.write(ctx, j)
 	h.srv.metrics.commits.Observe(time.Since(begin).Seconds())
 	if err != nil {
 		return wire.Applied{}, h.srv.storeError(h.log, "apply batch", err)
@@ -135,6 +130,30 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 		signal(h.dirty) // after which the ops are told that wait to be read
 	}
 	return applied, nil
+}
+
+// write has the store apply a batch, to the history that it returns. A room that is not there is made by it, with
+// the epoch that its sockets were told, unless somebody was first.
+func (h *hub) write(ctx context.Context, j *job) (applied wire.Applied, history int, err error) {
+	h.mu.Lock()
+	exists, epoch, before, history := h.exists, h.epoch, h.relayed, h.history
+	h.mu.Unlock()
+	if exists {
+		applied, err = h.srv.cfg.Store.Apply(ctx, h.room, j.ops)
+		return applied, history, err
+	}
+	room, applied, err := h.srv.cfg.Store.ApplyFirst(ctx, h.room, epoch, j.ops)
+	if err != nil {
+		return applied, history, err
+	}
+	h.adopt(room, before)
+	if room.Epoch == epoch {
+		return applied, history, nil
+	}
+	if err := h.foreign(j); err != nil {
+		return applied, history, err
+	}
+	return h.write(ctx, j)
 }
 
 // logged returns a batch that was committed as the log has it now, by what Store.Apply promises; nil where
@@ -182,24 +201,6 @@ func (h *hub) foreign(j *job) error {
 	if j.epoch != "" && j.epoch != h.epoch {
 		return wire.NewError(wire.CodeBusy, "the room's history was replaced: resync, then push again")
 	}
-	return nil
-}
-
-// ensureRoom makes the room with the epoch that its sockets were told, unless somebody was first.
-func (h *hub) ensureRoom(ctx context.Context) error {
-	h.mu.Lock()
-	exists, epoch, before := h.exists, h.epoch, h.relayed
-	h.mu.Unlock()
-	if exists {
-		return nil
-	}
-	ctx, cancel := h.srv.storeContext(ctx)
-	defer cancel()
-	room, err := h.srv.cfg.Store.CreateRoom(ctx, h.room, epoch)
-	if err != nil {
-		return h.srv.storeError(h.log, "create room", err)
-	}
-	h.adopt(room, before)
 	return nil
 }
 

@@ -48,15 +48,16 @@ import (
 type Store interface {
 	// Ready reports why the store cannot serve, nil if it can.
 	Ready(ctx context.Context) error
-	// CreateRoom makes the room unless it is there, and returns it as it is: with the epoch of whoever
-	// was first.
-	CreateRoom(ctx context.Context, room, epoch string) (wire.Room, error)
 	Room(ctx context.Context, room string) (wire.Room, error)
 	// LastTimestamp is the newest timestamp held from a replica, zero if none.
 	LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error)
 	// Apply applies one batch as one transaction. When it returns it is committed: each op that is new, in the
 	// order given, as it was given but with its seq, and with a Known that is no more than the head was before.
 	Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error)
+	// ApplyFirst is Apply for a room that it makes with that epoch, in the same transaction: where the batch is
+	// refused there is no room. It returns the room as it was before the batch. Where that is there with another
+	// epoch, somebody was first, and nothing is applied.
+	ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.Op) (wire.Room, wire.Applied, error)
 	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head. The error
 	// is a *wire.Error with CodeCompacted where after is below the room's MinSeq.
 	OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error)

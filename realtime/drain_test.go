@@ -97,9 +97,7 @@ func TestRollingRestartLosesNoAck(t *testing.T) {
 		})
 	}
 	c := &cluster{servers: []*service{startOne(), startOne()}}
-	if _, err := store.CreateRoom(t.Context(), "plan", "00000000-0000-4000-8000-000000000001"); err != nil {
-		t.Fatal(err)
-	}
+	store.create("plan", "00000000-0000-4000-8000-000000000001")
 	batches := make(chan struct{}, 1)
 	store.set(func(f *fakeStore) {
 		f.before = func([]moveop.Op) error {

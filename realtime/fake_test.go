@@ -58,23 +58,37 @@ func (f *fakeStore) Ready(context.Context) error {
 	return f.broken
 }
 
-func (f *fakeStore) CreateRoom(_ context.Context, name, epoch string) (wire.Room, error) {
+// create makes a room.
+func (f *fakeStore) create(name, epoch string) *fakeRoom {
+	f.rooms[name] = &fakeRoom{
+		Room: wire.Room{Name: name, Epoch: epoch},
+		byTS: map[moveop.Timestamp]moveop.Op{},
+		last: map[moveop.ReplicaID]moveop.Timestamp{},
+	}
+	return f.rooms[name]
+}
+
+func (f *fakeStore) ApplyFirst(ctx context.Context, name, epoch string, ops []moveop.Op) (wire.Room, wire.Applied, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	r, err := f.room(name)
-	if err == wire.ErrUnknownRoom {
-		r = &fakeRoom{
-			Room: wire.Room{Name: name, Epoch: epoch},
-			byTS: map[moveop.Timestamp]moveop.Op{},
-			last: map[moveop.ReplicaID]moveop.Timestamp{},
-		}
-		f.rooms[name] = r
-		err = nil
+	made := err == wire.ErrUnknownRoom
+	if made {
+		r, err = f.create(name, epoch), nil
 	}
 	if err != nil {
-		return wire.Room{}, err
+		f.mu.Unlock()
+		return wire.Room{}, wire.Applied{}, err
 	}
-	return r.Room, nil
+	before := r.Room
+	f.mu.Unlock()
+	if before.Epoch != epoch {
+		return before, wire.Applied{}, nil
+	}
+	applied, err := f.Apply(ctx, name, ops)
+	if err != nil && made {
+		f.set(func(f *fakeStore) { delete(f.rooms, name) })
+	}
+	return before, applied, err
 }
 
 func (f *fakeStore) Room(_ context.Context, name string) (wire.Room, error) {

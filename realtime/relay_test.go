@@ -2,6 +2,7 @@ package realtime_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -303,6 +304,29 @@ func TestRoomIsMadeWithItsProposedEpoch(t *testing.T) {
 	proposed := p.hello(0xa, nil, 0).Epoch
 	p.push(1)
 	if room, err := s.store.Room(t.Context(), "plan"); err != nil || room.Epoch != proposed {
+		t.Errorf("room %+v, %v; proposed %s", room, err, proposed)
+	}
+}
+
+// A push that is refused makes no room.
+func TestRefusedPushMakesNoRoom(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	p := s.connect("plan")
+	proposed := p.hello(0xa, nil, 0).Epoch
+	future := p.move()
+	future.TS = moveop.NewTimestamp(time.Now().Add(time.Hour).UnixMilli(), 0, 0xa)
+	for range 2 {
+		p.send(wire.Push{ID: "x", Ops: []moveop.Op{future}})
+		if nack := expect[wire.Nack](p); nack.Code != wire.CodeClockSkew {
+			t.Errorf("got %+v", nack)
+		}
+		if room, err := s.store.Room(t.Context(), "plan"); !errors.Is(err, wire.ErrUnknownRoom) {
+			t.Errorf("there is a room: %+v, %v", room, err)
+		}
+	}
+	p.push(1)
+	if room, err := s.store.Room(t.Context(), "plan"); err != nil || room.Epoch != proposed || room.Head != 1 {
 		t.Errorf("room %+v, %v; proposed %s", room, err, proposed)
 	}
 }

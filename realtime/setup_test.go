@@ -325,9 +325,7 @@ func (s *service) metric(name string) string {
 func (s *service) seed(room string, n int) wire.Room {
 	s.t.Helper()
 	ctx := context.Background()
-	if _, err := s.store.CreateRoom(ctx, room, "00000000-0000-4000-8000-000000000001"); err != nil {
-		s.t.Fatal(err)
-	}
+	s.store.set(func(f *fakeStore) { f.create(room, "00000000-0000-4000-8000-000000000001") })
 	s.commit(room, 0x5eed, 1, n)
 	r, err := s.store.Room(ctx, room)
 	if err != nil {
