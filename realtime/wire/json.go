@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"unicode/utf8"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -71,7 +73,7 @@ func peekType(frame []byte) (string, error) {
 	var head struct {
 		Type *string `json:"type"`
 	}
-	if err := json.Unmarshal(frame, &head); err != nil {
+	if err := unmarshal(frame, &head); err != nil {
 		return "", malformed(err)
 	}
 	if head.Type == nil {
@@ -113,7 +115,7 @@ func decodeBody(kind string, body []byte) (Message, error) {
 
 func decodeAs[M Message](body []byte) (Message, error) {
 	var msg M
-	if err := json.Unmarshal(body, &msg); err != nil {
+	if err := unmarshalText(body, &msg); err != nil {
 		return nil, malformed(err)
 	}
 	return msg, nil
@@ -121,40 +123,105 @@ func decodeAs[M Message](body []byte) (Message, error) {
 
 func decodeErrorMessage(body []byte) (Message, error) {
 	var msg Error
-	if err := json.Unmarshal(body, &msg); err != nil {
+	if err := unmarshalText(body, &msg); err != nil {
 		return nil, malformed(err)
 	}
 	return &msg, nil
 }
 
-// pushJSON keeps the ops raw, so that a bad one is told from a bad message.
-type pushJSON struct {
-	ID      string            `json:"id"`
-	Replica *moveop.ReplicaID `json:"replica"` // of POST …/ops only
-	Ops     []json.RawMessage `json:"ops"`
+// unmarshalText is unmarshal for what may be passed on to others, whose connections text that is not
+// UTF-8 would break.
+func unmarshalText(body []byte, into any) error {
+	if !utf8.Valid(body) {
+		return errNotUTF8
+	}
+	return unmarshal(body, into)
+}
 
-	TraceParent json.RawMessage `json:"traceparent"` // no fault of the push if it is not one
+var errNotUTF8 = errors.New("not UTF-8")
+
+// unmarshal reads a message by the exact names of its fields, all of which are in lower case: for
+// encoding/json the unknown field "ID" would be "id".
+func unmarshal(body []byte, into any) error {
+	if allLower(body) {
+		return json.Unmarshal(body, into)
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return err
+	}
+	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return !isLower([]byte(name)) })
+	known, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(known, into)
+}
+
+// allLower reports whether all names in JSON, at any depth, are in lower case and written without escapes.
+func allLower(text []byte) bool {
+	for {
+		before, rest, more := bytes.Cut(text, []byte(":"))
+		if !more {
+			return true
+		}
+		if name, ok := bytes.CutSuffix(bytes.TrimRight(before, " \t\r\n"), []byte(`"`)); ok {
+			if !isLower(name[bytes.LastIndexByte(name, '"')+1:]) {
+				return false
+			}
+		}
+		text = rest
+	}
+}
+
+func isLower(name []byte) bool {
+	for _, c := range name {
+		if (c < 'a' || c > 'z') && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// pushJSON keeps the ops raw, so that a bad one is told from a bad message, and what is read apart from it.
+type pushJSON struct {
+	ID          json.RawMessage   `json:"id"`
+	Replica     json.RawMessage   `json:"replica"` // of POST …/ops only
+	Ops         []json.RawMessage `json:"ops"`
+	TraceParent json.RawMessage   `json:"traceparent"` // no fault of the push if it is not one
 }
 
 func decodePush(body []byte) (Message, error) {
 	var raw pushJSON
-	err := json.Unmarshal(body, &raw)
+	err := unmarshal(body, &raw)
 	mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err)
-	if err != nil && (!ok || mistyped.Field == "id") {
+	if err != nil && !ok {
 		return nil, malformed(err)
 	}
-	if err := checkPushID(raw.ID); err != nil {
-		return nil, err
+	id, wrong := raw.id()
+	if wrong != nil {
+		return nil, wrong
 	}
 	if mistyped != nil { // the rest was read nevertheless
-		return Push{ID: raw.ID}, malformed(err)
+		return Push{ID: id}, malformed(err)
 	}
 	var parent string
 	if json.Unmarshal(raw.TraceParent, &parent) != nil {
 		parent = ""
 	}
 	ops, err := decodeOps(raw.Ops)
-	return Push{ID: raw.ID, Ops: ops, TraceParent: parent}, err
+	return Push{ID: id, Ops: ops, TraceParent: parent}, err
+}
+
+// id reads the push's id, which may be missing.
+func (p pushJSON) id() (id string, err error) {
+	if p.ID == nil {
+		return "", nil
+	}
+	if err := unmarshalText(p.ID, &id); err != nil {
+		return "", malformed(fmt.Errorf("id: %w", err))
+	}
+	return id, checkPushID(id)
 }
 
 // maxPushID bounds what an ack has to carry back, in bytes.
@@ -163,6 +230,9 @@ const maxPushID = 128
 func checkPushID(id string) error {
 	if len(id) > maxPushID {
 		return NewError(CodeBadRequest, "the push id has %d bytes, the limit is %d", len(id), maxPushID)
+	}
+	if !utf8.ValidString(id) { // a nack could not bring it back
+		return malformed(fmt.Errorf("id: %w", errNotUTF8))
 	}
 	return nil
 }
@@ -190,19 +260,22 @@ func badOp(text []byte, err error) *Error {
 }
 
 // DecodePushRequest reads the body of POST …/ops. Its error is an *Error, as in Codec.Decode.
-func DecodePushRequest(body []byte) (PushRequest, error) {
+func DecodePushRequest(body []byte) (req PushRequest, err error) {
 	var raw pushJSON
-	if err := json.Unmarshal(body, &raw); err != nil {
+	if err := unmarshal(body, &raw); err != nil {
 		return PushRequest{}, malformed(err)
 	}
-	if err := checkPushID(raw.ID); err != nil {
+	if req.ID, err = raw.id(); err != nil {
 		return PushRequest{}, err
 	}
-	if raw.Replica == nil {
-		return PushRequest{ID: raw.ID}, NewError(CodeBadRequest, "replica is required")
+	if raw.Replica == nil || bytes.Equal(raw.Replica, null) {
+		return req, NewError(CodeBadRequest, "replica is required")
 	}
-	ops, err := decodeOps(raw.Ops)
-	return PushRequest{ID: raw.ID, Replica: *raw.Replica, Ops: ops}, err
+	if err := json.Unmarshal(raw.Replica, &req.Replica); err != nil {
+		return PushRequest{}, malformed(err)
+	}
+	req.Ops, err = decodeOps(raw.Ops)
+	return req, err
 }
 
 // presenceJSON has pointers to tell the two directions apart.

@@ -237,9 +237,46 @@ func TestTheTypeMayStandAndBeWrittenAnyhow(t *testing.T) {
 
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	t.Parallel()
-	msg, err := wire.JSON.Decode([]byte(` {"colour":"green","type":"pull","after":4,"then":[{}]}`))
-	if err != nil || msg != (wire.Pull{After: 4}) {
-		t.Errorf("%+v, %v", msg, err)
+	for text, want := range map[string]wire.Message{
+		` {"colour":"green","type":"pull","after":4,"then":[{}]}`:              wire.Pull{After: 4},
+		`{"type":"pull","after":4,"AFTER":5,"Type":"ping"}`:                    wire.Pull{After: 4},
+		`{"Type":"ping","type":"pull","after":4,"a\u017fter":5}`:               wire.Pull{After: 4},
+		`{"type":"hello","replica":"0000000000000001","Seq":5,"\u017feq":"x"}`: wire.Hello{Replica: 1},
+		`{"type":"push","id":"7","ops":[],"ID":"8","OPS":5,"replica":5}`:       wire.Push{ID: "7", Ops: []moveop.Op{}},
+	} {
+		if msg, err := wire.JSON.Decode([]byte(text)); err != nil || !reflect.DeepEqual(msg, want) {
+			t.Errorf("%s: %+v, %v", text, msg, err)
+		}
+	}
+	if msg, err := wire.JSON.Decode([]byte(`{"Type":"ping"}`)); err == nil {
+		t.Errorf("a message without a type: %+v", msg)
+	}
+	req, err := wire.DecodePushRequest([]byte(`{"replica":"0000000000000001","id":"7","ops":[],"Replica":"x","ID":8}`))
+	if err != nil || req.Replica != 1 || req.ID != "7" {
+		t.Errorf("request %+v, %v", req, err)
+	}
+}
+
+// Text that is not UTF-8 goes to nobody, whose connection it would break; and no push is answered under
+// another id than its own.
+func TestDecodeRefusesWhatIsNotUTF8(t *testing.T) {
+	t.Parallel()
+	for codec, frames := range map[wire.Codec][]string{
+		wire.JSON: {
+			"{\"type\":\"presence\",\"state\":\"\xff\"}", "{\"type\":\"hello\",\"replica\":\"0000000000000001\",\"name\":\"\xff\"}",
+			"{\"type\":\"push\",\"id\":\"\xff\",\"ops\":[]}",
+		},
+		wire.Binary: {"\x01\x0a{\"state\":\"\xff\"}", "\x01\x05\x01\xff\x01\x00"},
+	} {
+		for _, frame := range frames {
+			msg, err := codec.Decode([]byte(frame))
+			if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeBadRequest || msg != nil {
+				t.Errorf("%q: %+v, %v", frame, msg, err)
+			}
+		}
+	}
+	if req, err := wire.DecodePushRequest([]byte("{\"replica\":\"0000000000000001\",\"id\":\"\xff\",\"ops\":[]}")); err == nil {
+		t.Errorf("request %+v", req)
 	}
 }
 
