@@ -249,6 +249,25 @@ func TestPresenceElsewhere(t *testing.T) {
 	})
 }
 
+// The limit is for what was sent, not for what JSON makes of it between processes.
+func TestPresenceElsewhereMayNeedEscapes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, servers, _ := setupCluster(t, 2)
+		a, b := servers[0].watch("plan", 0xa), servers[1].watch("plan", 0xb)
+		settle()
+		for _, c := range []string{"<", "&", "\u2028"} {
+			state := `"` + strings.Repeat(c, 4094/len(c)) + `"`
+			a.raw([]byte(`{"type":"presence","state":` + state + `}`))
+			settle()
+			var shown string
+			if text := strings.TrimPrefix(b.shown(), "a"); json.Unmarshal([]byte(text), &shown) != nil || `"`+shown+`"` != state {
+				t.Errorf("%q: %.20s is shown, of %d bytes", c, text, len(text))
+			}
+		}
+	})
+}
+
 // One replica has one socket, at whichever process: the one that is there is asked for a sign of life.
 func TestOneSocketElsewhere(t *testing.T) {
 	t.Parallel()

@@ -355,8 +355,9 @@ func (r *roster) same(other *roster) bool {
 // takePresence takes in what members elsewhere show. The caller holds mu.
 func (h *hub) takePresence(l *letter) {
 	r := h.away.rosters[l.From]
+	limit := 6 * h.srv.cfg.Limits.PresenceBytes // one byte may have become \u003c on the way
 	for replica, state := range l.Presence {
-		if !r.has(replica) || h.byReplica[replica] != nil || len(state) > h.srv.cfg.Limits.PresenceBytes {
+		if !r.has(replica) || h.byReplica[replica] != nil || len(state) > limit {
 			continue
 		}
 		if string(state) == "null" {
