@@ -118,16 +118,16 @@ func (s *session) alive(ctx context.Context) bool {
 
 // welcome answers hello and sets the cursor.
 func (s *session) welcome(ctx context.Context, msg wire.Hello) error {
-	if err := s.hub.reach(ctx, msg.Seq); err != nil {
+	epoch := ""
+	if msg.Epoch != nil {
+		epoch = *msg.Epoch
+	}
+	if err := s.hub.reach(ctx, epoch, msg.Seq); err != nil {
 		return err
 	}
 	last, err := s.lastTimestamp(ctx)
 	if err != nil {
 		return err
-	}
-	epoch := ""
-	if msg.Epoch != nil {
-		epoch = *msg.Epoch
 	}
 	s.reply(s.prepareWelcome(epoch, msg.Seq, last))
 	s.hub.mu.Lock()

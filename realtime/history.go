@@ -28,7 +28,7 @@ func (h *hub) poll(ctx context.Context) {
 	if !idle || room.Head != h.relayed || room.Epoch != h.epoch {
 		return // the digest belongs to room.Head and to nothing else
 	}
-	h.head = newFrame(wire.Head{Head: room.Head, Digest: room.Digest})
+	h.head, h.headSeq = newFrame(wire.Head{Head: room.Head, Digest: room.Digest}), room.Head
 	h.headVer++
 	h.lastSent = time.Now()
 	h.wakeAll()
@@ -52,11 +52,12 @@ func (h *hub) refresh(ctx context.Context) (wire.Room, error) {
 	return room, nil
 }
 
-// reach has the room's row read where a cursor is ahead of what is known here: another process may have
-// told the socket more. Sockets that come together, from a process that has ended, have it read once.
-func (h *hub) reach(ctx context.Context, seq int64) error {
+// reach has the room's row read where a cursor is ahead of what is known here, or of another history: another
+// process, or a snapshot, may have told the socket more. Sockets that come together, from a process that has
+// ended, have it read once.
+func (h *hub) reach(ctx context.Context, epoch string, seq int64) error {
 	for range 2 { // a read that was under way may have begun before what this socket knows was committed
-		if h.reached(seq) {
+		if h.reached(epoch, seq) {
 			return nil
 		}
 		_, err, shared := h.looks.Do("", func() (any, error) {
@@ -69,10 +70,11 @@ func (h *hub) reach(ctx context.Context, seq int64) error {
 	return nil
 }
 
-func (h *hub) reached(seq int64) bool {
+// reached reports whether a cursor is not news. One without an epoch is of no history.
+func (h *hub) reached(epoch string, seq int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return seq <= h.committed
+	return seq <= h.committed && (epoch == "" || epoch == h.epoch)
 }
 
 // adopt takes over what the room's row says. before is what was relayed when the reading began: a

@@ -58,7 +58,8 @@ type hub struct {
 	peers     peerList
 	presence  presence
 	away      elsewhere
-	head      *frame // the newest idle head; headVersion counts them
+	head      *frame // the newest idle head, at headSeq; headVer counts them
+	headSeq   int64
 	headVer   int64
 	lastSent  time.Time    // when ops or a head were last handed out
 	traces    []trace.Link // of commits that are yet to be relayed

@@ -380,3 +380,51 @@ func TestReplacedHistory(t *testing.T) {
 		})
 	}
 }
+
+// Who has a snapshot of the new history comes with its epoch, before the server has looked.
+func TestHelloFromAReplacedHistory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t)
+		s.seed("plan", 4)
+		p := s.join("plan", 0xa)
+		p.readTo(4)
+		s.store.set(func(f *fakeStore) { f.rooms["plan"].Epoch = "22222222-2222-4222-8222-222222222222" })
+		room, _ := s.store.Room(t.Context(), "plan")
+		q := s.connect("plan")
+		if w := q.hello(0xb, &room.Epoch, 3); w.Epoch != room.Epoch {
+			t.Errorf("welcome %+v", w)
+		}
+		for q.cursor < 4 {
+			if got, ok := q.next().(wire.Resync); ok {
+				t.Fatalf("a cursor that can be served: %+v", got)
+			}
+		}
+		if got := expect[wire.Resync](p); got.Epoch != room.Epoch {
+			t.Errorf("resync %+v", got)
+		}
+	})
+}
+
+// A head that was due while a socket was busy is not sent after the ops that followed it.
+func TestHeadIsNotOlderThanTheOps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t)
+		a := s.join("plan", 0xa)
+		b := s.join("plan", 0xb) // of which a is told, and does not read it
+		b.push(1)
+		b.readTo(1)
+		for expect[wire.Head](b).Head != 1 {
+		}
+		b.push(1)
+		b.readTo(2)
+		for {
+			if head, ok := a.next().(wire.Head); ok && head.Head < a.cursor {
+				t.Fatalf("head %d after the op %d", head.Head, a.cursor)
+			} else if ok && head.Head == 2 {
+				return
+			}
+		}
+	})
+}

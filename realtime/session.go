@@ -353,7 +353,7 @@ func (s *session) pull(ctx context.Context, pull wire.Pull) {
 		s.refuse(wire.NewError(wire.CodeBadRequest, "after is negative"))
 		return
 	}
-	if err := s.hub.reach(ctx, pull.After); err != nil {
+	if err := s.hub.reach(ctx, "", pull.After); err != nil {
 		s.refuse(wire.AsError(err))
 		return
 	}

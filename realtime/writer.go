@@ -185,7 +185,7 @@ func (h *hub) next(s *session) (f *frame, behind bool) {
 			return f, false
 		}
 	}
-	if p.synced && p.head < h.headVer {
+	if p.synced && p.head < h.headVer && p.cursor == h.headSeq { // otherwise something has come since
 		p.head = h.headVer
 		return h.head, false
 	}
