@@ -117,7 +117,11 @@ func (s *Server) route(path string, h http.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		for i, name := range c.ParamNames() {
-			r.SetPathValue(name, c.ParamValues()[i])
+			value := c.ParamValues()[i]
+			if r.URL.RawPath != "" { // which echo took it from, with its escapes
+				value, _ = url.PathUnescape(value) // net/url has looked at them
+			}
+			r.SetPathValue(name, value)
 		}
 		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
 		h(c.Response(), r)
@@ -312,6 +316,10 @@ func (s *Server) admitHeader(r *http.Request, room string) (grant Grant, admitte
 // negotiate picks the form of the messages: the first that the client offers and the server speaks,
 // JSON where it offers none.
 func negotiate(r *http.Request) (wire.Codec, error) {
+	const header = "Sec-Websocket-Protocol"
+	if lines := r.Header.Values(header); len(lines) > 1 { // are one list; websocket sees the first of them
+		r.Header.Set(header, strings.Join(lines, ", "))
+	}
 	offers := websocket.Subprotocols(r)
 	for _, name := range offers {
 		if codec, ok := wire.CodecFor(name); ok {

@@ -68,6 +68,18 @@ func errorCode(t *testing.T, text []byte) wire.Code {
 	return body.Error.Code
 }
 
+func TestNameOfARoomMayHaveEscapes(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	s.seed("plan.a", 1)
+	if status, stats := get[wire.Stats](s, "/v1/rooms/%70lan%2Ea/stats"); status != 200 || stats.Room != "plan.a" {
+		t.Errorf("%d %+v", status, stats)
+	}
+	if status, body := get[json.RawMessage](s, "/v1/rooms/%2570lan.a/stats"); status != 400 { // %70lan.a
+		t.Errorf("an escape of an escape: %d %s", status, body)
+	}
+}
+
 func TestGetOps(t *testing.T) {
 	t.Parallel()
 	s := setup(t, fast)
@@ -82,6 +94,7 @@ func TestGetOps(t *testing.T) {
 		{"?after=690&limit=99999999999", 691, 700},
 		{"?after=700", 701, 700},
 		{"?after=900", 901, 900},
+		{"?after=9223372036854775807", 9223372036854775807, 9223372036854775806},
 	} {
 		resp, err := s.http.Get(s.url("/v1/rooms/plan/ops" + tc.query))
 		if err != nil {

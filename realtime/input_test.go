@@ -316,6 +316,12 @@ func TestUpgradeAllowed(t *testing.T) {
 	defer conn.Close()
 	p := &peer{t: t, codec: wire.JSON, conn: conn}
 	p.hello(0xa, nil, 0)
+	lines := http.Header{"Sec-Websocket-Protocol": {"canopy.v2.json", wire.SubprotocolBinary + ", " + wire.SubprotocolJSON}}
+	if conn, _, err := (&websocket.Dialer{}).Dial("ws://"+s.host+"/v1/rooms/plan/ws", lines); err != nil || conn.Subprotocol() != wire.SubprotocolBinary {
+		t.Errorf("subprotocols on two lines: %v", err)
+	} else {
+		_ = conn.Close()
+	}
 	dialer := websocket.Dialer{Subprotocols: []string{"canopy.v2.json", "graphql-ws"}}
 	if _, resp, err := dialer.Dial("ws://"+s.host+"/v1/rooms/plan/ws", nil); err == nil || resp.StatusCode != 400 {
 		t.Errorf("unknown subprotocols: %v", err)

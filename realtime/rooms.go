@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -91,7 +92,7 @@ func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 		fail(w, wire.AsError(err))
 		return
 	}
-	after, limit := q.number("after", 0, 0), q.limit(wire.MaxOps)
+	after, limit := min(q.number("after", 0, 0), math.MaxInt64-1), q.limit(wire.MaxOps) // what follows has a number, too
 	if q.err != nil {
 		fail(w, wire.AsError(q.err))
 		return
