@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -77,7 +78,11 @@ func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 			}
 		}()
 		s.allowWrite(w)
-		r.SetPathValue("room", c.Param("room"))
+		room := c.Param("room")
+		if r.URL.RawPath != "" { // which echo took it from, with its escapes
+			room, _ = url.PathUnescape(room) // net/url has looked at them
+		}
+		r.SetPathValue("room", room)
 		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
 		h(w, r)
 		return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/bootstrap/format/formattest"
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 const snapshotPath = "/v1/rooms/garden/snapshot"
@@ -98,8 +99,14 @@ func TestSpoolRange(t *testing.T) {
 		t.Errorf("status %d", plain.StatusCode)
 	}
 	beyond := f.get(t, snapshotPath, "Accept-Encoding", "zstd", "Range", "bytes=1000000-")
-	if beyond.StatusCode != http.StatusRequestedRangeNotSatisfiable {
-		t.Errorf("status %d", beyond.StatusCode)
+	if e := wire.ReadError(beyond); beyond.StatusCode != http.StatusRequestedRangeNotSatisfiable || e.Code != wire.CodeBadRequest ||
+		beyond.Header.Get("Content-Encoding") != "" || beyond.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", len(want)) {
+		t.Errorf("status %d, %v, headers %v", beyond.StatusCode, e, beyond.Header)
+	}
+	_ = readBody(t, beyond)
+	another := f.get(t, snapshotPath, "Accept-Encoding", "zstd", "If-Match", `"another"`)
+	if e := wire.ReadError(another); another.StatusCode != http.StatusPreconditionFailed || e.Code != wire.CodeBadRequest {
+		t.Errorf("status %d, %v", another.StatusCode, e)
 	}
 }
 

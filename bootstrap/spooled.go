@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 // spooled answers from a spool, which it has made where there is none of use.
@@ -131,18 +132,33 @@ func (w *spoolWriter) Write(p []byte) (n int, err error) {
 func (st *stream) serveFile(r *http.Request, file io.ReadSeeker) error {
 	st.setHeaders()
 	st.begun = true
-	http.ServeContent(answer{st}, r, "", time.Time{}, file)
+	http.ServeContent(&answer{st: st}, r, "", time.Time{}, file)
 	if st.err != nil {
 		return st.err
 	}
 	return st.flushSocket()
 }
 
-// answer is a ResponseWriter that keeps to the deadlines of the stream.
-type answer struct{ st *stream }
+// answer is a ResponseWriter that keeps to the deadlines of the stream, and refuses as everybody else here does.
+type answer struct {
+	st      *stream
+	refused bool
+}
 
-func (a answer) Header() http.Header    { return a.st.w.Header() }
-func (a answer) WriteHeader(status int) { a.st.w.WriteHeader(status) }
-func (a answer) Write(p []byte) (int, error) {
+func (a *answer) Header() http.Header { return a.st.w.Header() }
+
+func (a *answer) WriteHeader(status int) {
+	if a.refused = status >= http.StatusBadRequest; !a.refused {
+		a.st.w.WriteHeader(status)
+		return
+	}
+	a.Header().Del("Content-Encoding")
+	wire.WriteError(a.st.w, status, wire.NewError(wire.CodeBadRequest, "%s", http.StatusText(status)))
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if a.refused {
+		return len(p), nil // a text, in place of which the error went
+	}
 	return (*socket)(a.st).Write(p)
 }
