@@ -3,6 +3,7 @@ package pgfuncs_test
 import (
 	"bytes"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -208,6 +209,20 @@ func TestRefusedBatchesChangeNothing(t *testing.T) {
 			db.apply(t, room, good)
 		})
 	}
+}
+
+// A clock may be 60 s ahead, to the millisecond.
+func TestClockAhead(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	var now int64
+	err := db.pool.QueryRow(t.Context(), `select floor(extract(epoch from clock_timestamp()) * 1000)::bigint`).Scan(&now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := move(1, 0, node("A"), moveop.Root)
+	ahead.TS = moveop.NewTimestamp(now+60_000, math.MaxUint16, 1)
+	db.apply(t, db.newRoom(t), ahead)
 }
 
 // refuses checks that a batch is refused for the op at ts, and changes nothing.
