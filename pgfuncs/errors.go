@@ -20,7 +20,7 @@ var (
 	// must not touch.
 	ErrNewerSchema = errors.New("the database schema is newer than this version of canopy")
 	// ErrNotGranted is reported where the database role of this connection lacks a right.
-	ErrNotGranted = errors.New("the database role may not do this: canopy migrate grant gives a service's role its rights")
+	ErrNotGranted = errors.New("the database role may not do this: canopy migrate grant gives a service's role its rights, all else takes the role that owns the schema")
 	// ErrUnknownRole is reported where the database has no such role.
 	ErrUnknownRole = errors.New("the database has no such role")
 	// ErrDamaged is reported where the recorded parents form a cycle, which only a damaged database has.

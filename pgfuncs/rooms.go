@@ -27,6 +27,19 @@ func createRoom(ctx context.Context, q querier, room, epoch string) (wire.Room, 
 	return collectRoom("create room", rows)
 }
 
+// CreateRoomWith is CreateRoom and SetRestoreOn in one transaction, so that a new room's first batch comes
+// under the policy. A room that is there keeps its epoch.
+func (db *DB) CreateRoomWith(ctx context.Context, room, epoch, policy string) (wire.Room, error) {
+	if err := wire.ValidRoom(room); err != nil {
+		return wire.Room{}, err
+	}
+	rows, _ := db.pool.Query(ctx, `
+		select `+roomColumns+`
+		  from canopy.create_room($1, $2)
+		 cross join lateral canopy.set_restore_on(name, $3)`, room, epoch, policy)
+	return collectRoom("create room", rows)
+}
+
 // Room returns a room's identity, position and digest, all at the same moment. The error is
 // wire.ErrUnknownRoom where there is none.
 func (db *DB) Room(ctx context.Context, room string) (wire.Room, error) {
@@ -34,10 +47,19 @@ func (db *DB) Room(ctx context.Context, room string) (wire.Room, error) {
 	return collectRoom("read room", rows)
 }
 
+// ListedRoom is a room with its policy, which services and clients have no use for.
+type ListedRoom struct {
+	wire.Room
+	RestoreOn string `json:"restore_on"`
+}
+
 // Rooms lists all rooms by name.
-func (db *DB) Rooms(ctx context.Context) ([]wire.Room, error) {
-	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.rooms order by name`)
-	rooms, err := pgx.CollectRows(rows, scanRoom)
+func (db *DB) Rooms(ctx context.Context) ([]ListedRoom, error) {
+	rows, _ := db.pool.Query(ctx, `select `+roomColumns+`, restore_on from canopy.rooms order by name`)
+	rooms, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r ListedRoom, err error) {
+		r.Room, err = scanRoom(row, &r.RestoreOn)
+		return r, err
+	})
 	if err != nil {
 		return nil, domainError("list rooms", err)
 	}
@@ -45,7 +67,7 @@ func (db *DB) Rooms(ctx context.Context) ([]wire.Room, error) {
 }
 
 func collectRoom(doing string, rows pgx.Rows) (wire.Room, error) {
-	room, err := pgx.CollectExactlyOneRow(rows, scanRoom)
+	room, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (wire.Room, error) { return scanRoom(row) })
 	if errors.Is(err, pgx.ErrNoRows) {
 		return wire.Room{}, wire.ErrUnknownRoom
 	}
@@ -55,10 +77,11 @@ func collectRoom(doing string, rows pgx.Rows) (wire.Room, error) {
 	return room, nil
 }
 
-func scanRoom(row pgx.CollectableRow) (wire.Room, error) {
+// scanRoom reads roomColumns, and what a query has behind them.
+func scanRoom(row pgx.CollectableRow, behind ...any) (wire.Room, error) {
 	var r wire.Room
 	var log, state int64
-	err := row.Scan(&r.Name, &r.Epoch, &r.Head, &r.MinSeq, &r.Digest.Ops, &log, &state)
+	err := row.Scan(append([]any{&r.Name, &r.Epoch, &r.Head, &r.MinSeq, &r.Digest.Ops, &log, &state}, behind...)...)
 	r.Digest.Log, r.Digest.State = uint64(log), uint64(state)
 	return r, err
 }
@@ -113,7 +136,8 @@ func (db *DB) NewEpoch(ctx context.Context, room string) (epoch string, err erro
 }
 
 // SetRestoreOn chooses what makes up for a delete whose author did not know of it: "move+set" (the
-// default), "move" or "never". It holds for the batches that come after it.
+// default), "move" or "never". It holds for the batches that are applied after it. The error is
+// wire.ErrUnknownRoom where there is no room.
 func (db *DB) SetRestoreOn(ctx context.Context, room, policy string) error {
 	if _, err := db.pool.Exec(ctx, `select canopy.set_restore_on($1, $2)`, room, policy); err != nil {
 		return domainError("set restore policy", err)

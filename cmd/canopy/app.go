@@ -30,7 +30,7 @@ type grammar struct {
 	Config   configCmd   `cmd:"" group:"services" help:"Check a configuration file, or print one."`
 	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
 	Token    tokenCmd    `cmd:"" group:"services" help:"Make keys; issue, inspect, list and revoke tokens."`
-	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes; tell clients that one was restored."`
+	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes; choose what makes up for deletes; tell clients that one was restored."`
 	Import   importCmd   `cmd:"" group:"rooms" help:"Add a directory tree or a document to a room."`
 	Export   exportCmd   `cmd:"" group:"rooms" help:"Write a room as a document."`
 	Tail     tailCmd     `cmd:"" group:"rooms" help:"Print a room's operations as they happen."`

@@ -174,6 +174,7 @@ func TestARoomThatIsNotThere(t *testing.T) {
 	for _, args := range [][]string{
 		{"export", "nowhere", "-o", out}, {"room", "stats", "nowhere"}, {"tail", "nowhere"},
 		{"snapshot", "export", "nowhere", "-o", out}, {"room", "stats", "nowhere", "--database-url", w.database},
+		{"room", "set", "nowhere", "--restore-on=never", "--database-url", w.database},
 	} {
 		if r := w.canopy(args...); r.code != exitUnknownRoom || r.stdout != "" {
 			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, r.code, r.stdout, r.stderr)
@@ -191,7 +192,8 @@ func TestServicesThatAreNotThere(t *testing.T) {
 	for _, args := range [][]string{
 		{"export", "garden"}, {"import", "garden", dir}, {"room", "stats", "garden"}, {"tail", "garden"},
 		{"snapshot", "export", "garden", "-o", filepath.Join(dir, "out")}, {"demo", "--realtime-url=http://127.0.0.1:1", "--bootstrap-url=http://127.0.0.1:1"},
-		{"room", "list", "--database-url=postgres://127.0.0.1:1/x"}, {"migrate", "up", "--database-url=postgres://127.0.0.1:1/x"},
+		{"room", "list", "--database-url=postgres://127.0.0.1:1/x"},
+		{"room", "set", "garden", "--restore-on=move", "--create", "--database-url=postgres://127.0.0.1:1/x"}, {"migrate", "up", "--database-url=postgres://127.0.0.1:1/x"},
 		{"serve", "realtime", "--addr=127.0.0.1:0", "--insecure-no-auth", "--database-url=postgres://127.0.0.1:1/x"},
 	} {
 		if r := command(t.Context(), nil, away, args...); r.code != exitUnavailable || r.stdout != "" {

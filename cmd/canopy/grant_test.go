@@ -78,11 +78,16 @@ func TestRolesOfTheDeployment(t *testing.T) {
 	}
 	w.must("token", "revoke", ann.ID, "--database-url", as("tokens"))
 
-	for _, args := range []string{"migrate up", "migrate grant --tokens=canopy_realtime", "migrate revoke canopy_tokens", "token list", "room list"} {
+	for _, args := range []string{"migrate up", "migrate grant --tokens=canopy_realtime", "migrate revoke canopy_tokens", "token list",
+		"room set attic --restore-on=never", "room set cellar --restore-on=never --create", "room list"} {
 		r := w.canopy(append(strings.Fields(args), "--database-url", as("realtime"))...)
 		if (r.code == exitOK) != (args == "room list") {
 			t.Errorf("%s as realtime: %+v", args, r)
 		}
+	}
+	w.must("room", "set", "attic", "--restore-on=move", "--database-url", as("owner"))
+	if rooms := w.listRooms(t, as("owner")); len(rooms) != 1 || rooms["attic"].RestoreOn != "move" {
+		t.Errorf("rooms: %+v", rooms)
 	}
 	if out := w.must("migrate", "revoke", "canopy_tokens", "canopy_bootstrap", "--json", "--database-url", as("owner")); out !=
 		`{"roles":[{"role":"canopy_realtime","service":"realtime"}]}`+"\n" {

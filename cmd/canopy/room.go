@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
+	"github.com/google/uuid"
+
+	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
@@ -12,6 +16,7 @@ type roomCmd struct {
 	List  roomListCmd  `cmd:"" help:"List the rooms of a database."`
 	Stats roomStatsCmd `cmd:"" help:"Count what is in a room, exactly."`
 
+	Set      roomSetCmd      `cmd:"" help:"Choose what makes up for deletes in a room."`
 	NewEpoch roomNewEpochCmd `cmd:"" help:"Tell clients that a room was restored from a backup."`
 }
 
@@ -48,9 +53,10 @@ func (c *roomListCmd) Run(ctx context.Context, env *Env) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ROOM\tHEAD\tOPS\tSTATE\tEPOCH")
+	fmt.Fprintln(w, "ROOM\tHEAD\tOPS\tSTATE\tRESTORE-ON\tEPOCH")
 	for _, room := range rooms {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%016x\t%s\n", room.Name, room.Head, room.Digest.Ops, room.Digest.State, room.Epoch)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%016x\t%s\t%s\n",
+			room.Name, room.Head, room.Digest.Ops, room.Digest.State, room.RestoreOn, room.Epoch)
 	}
 	return w.Flush()
 }
@@ -107,6 +113,73 @@ func (c *roomStatsCmd) stats(ctx context.Context) (wire.Stats, error) {
 		return stats, fmt.Errorf("room %s: %w", c.Room, err)
 	}
 	return stats, nil
+}
+
+type roomSetCmd struct {
+	Room      string `arg:"" help:"Name of the room."`
+	RestoreOn string `required:"" enum:"move+set,move,never" placeholder:"POLICY" help:"What of others below a deleted node brings it back: move+set, move or never."`
+	Create    bool   `help:"Make the room if it is not there; otherwise its first push does, with move+set."`
+	databaseFlag
+	jsonFlag
+}
+
+// Help is the command's long help.
+func (*roomSetCmd) Help() string {
+	return `Where somebody deletes a node, not knowing what somebody else is doing in it at the same time, the server moves the node back to where it was. The room's policy says for the sake of what:
+
+    move+set   a node put below it, or itself moved, or a property set: the default
+    move       a node put below it, or itself moved; a property that was set does not count
+    never      nothing: what is deleted stays deleted
+
+It holds for what is pushed from then on, also by clients that are connected, which notice nothing of the change itself. What was moved back stays where it is.
+
+It takes the role that owns the schema: those of the services may not do it.
+
+Example:
+
+    canopy room set notes --restore-on=never --database-url 'postgres://canopy_owner@db/canopy'`
+}
+
+// roomSet is a room's policy from now on.
+type roomSet struct {
+	Room      string `json:"room"`
+	RestoreOn string `json:"restore_on"`
+	Created   bool   `json:"created"`
+}
+
+func (c *roomSetCmd) Run(ctx context.Context, env *Env) error {
+	if err := checkRoom(c.Room); err != nil {
+		return err
+	}
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	created, err := c.set(ctx, db)
+	if errors.Is(err, wire.ErrUnknownRoom) {
+		err = fmt.Errorf("%w: its first push makes it, or --create", err)
+	}
+	if err != nil {
+		return fmt.Errorf("room %s: %w", c.Room, err)
+	}
+	return c.print(env, roomSet{c.Room, c.RestoreOn, created}, func() {
+		made := ""
+		if created {
+			made = "made, "
+		}
+		fmt.Fprintf(env.Stdout, "%s: %srestore-on is %s\n", c.Room, made, c.RestoreOn)
+	})
+}
+
+// set reports whether the room was made.
+func (c *roomSetCmd) set(ctx context.Context, db *pgfuncs.DB) (created bool, err error) {
+	if !c.Create {
+		return false, db.SetRestoreOn(ctx, c.Room, c.RestoreOn)
+	}
+	epoch := uuid.NewString()
+	room, err := db.CreateRoomWith(ctx, c.Room, epoch, c.RestoreOn)
+	return room.Epoch == epoch, err
 }
 
 type roomNewEpochCmd struct {
