@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/url"
 	"os"
 	"strings"
@@ -34,7 +36,14 @@ func rolesWorld(t *testing.T) (as func(role string) string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	t.Cleanup(func() {
+		ctx := context.Background()
+		const roles = "canopy_owner, canopy_realtime, canopy_bootstrap, canopy_tokens" // of all databases of the server
+		_, err := conn.Exec(ctx, "drop owned by "+roles+" cascade; drop role "+roles)
+		if err := errors.Join(err, conn.Close(ctx)); err != nil {
+			t.Error(err)
+		}
+	})
 	if _, err := conn.Exec(t.Context(), psqlScript(t, "deploy/roles.sql", conn.Config().Database)); err != nil {
 		t.Fatal(err)
 	}
