@@ -10,7 +10,11 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-const applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+const (
+	applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+	// Not from FROM, where its row would go through a store of rows.
+	applyOneSQL = `select canopy.apply_one($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+)
 
 // Apply applies one batch to a room, all of it or nothing: cycle prevention, values, corrections,
 // digests and the version vector, with the room's row lock as the only lock. The order of ops is the
@@ -45,6 +49,9 @@ func (db *DB) ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.O
 }
 
 func apply(ctx context.Context, q querier, room string, ops []moveop.Op) (wire.Applied, error) {
+	if len(ops) == 1 {
+		return applyOne(ctx, q, room, ops[0])
+	}
 	b := newBatch(ops)
 	var head int64
 	var seqs []int64
@@ -65,10 +72,50 @@ func apply(ctx context.Context, q querier, room string, ops []moveop.Op) (wire.A
 	return applied, nil
 }
 
+// applyOne is apply for one operation, in a function of its own and without arrays.
+func applyOne(ctx context.Context, q querier, room string, op moveop.Op) (wire.Applied, error) {
+	c := columnsOf(op)
+	result := wire.Result{TS: op.TS}
+	var head int64
+	var status int16
+	err := q.QueryRow(ctx, applyOneSQL,
+		room, c.ts, c.kind, c.node, c.parent, c.orderKey, c.key, c.value, c.known,
+	).Scan(pgtype.CompositeFields{&head, &result.Seq, &status})
+	if err != nil {
+		return wire.Applied{}, domainError("apply batch", err)
+	}
+	result.Status = statusNames[status]
+	return wire.Applied{Head: head, Results: []wire.Result{result}}, nil
+}
+
 var statusNames = map[int16]wire.Status{
 	1: wire.StatusApplied,
 	2: wire.StatusIneffective,
 	3: wire.StatusDuplicate,
+}
+
+// columns is an operation as the functions take it.
+type columns struct {
+	ts, node, parent     pgtype.UUID
+	kind                 int16
+	orderKey, key, value pgtype.Text
+	known                int64
+}
+
+func columnsOf(op moveop.Op) columns {
+	c := columns{
+		ts:   pgtype.UUID{Bytes: op.TS, Valid: true},
+		node: pgtype.UUID{Bytes: op.Node, Valid: true},
+		kind: int16(op.Kind), known: op.Known,
+	}
+	if op.Kind == moveop.Move {
+		c.parent = pgtype.UUID{Bytes: op.Parent, Valid: true}
+		c.orderKey = pgtype.Text{String: op.OrderKey, Valid: true}
+	} else {
+		c.key = pgtype.Text{String: op.Key, Valid: true}
+		c.value = pgtype.Text{String: string(op.Value), Valid: true}
+	}
+	return c
 }
 
 // batch holds operations as the parallel arrays that one set-based statement takes.
@@ -88,16 +135,10 @@ func newBatch(ops []moveop.Op) batch {
 		known: make([]int64, n),
 	}
 	for i, op := range ops {
-		b.ts[i] = pgtype.UUID{Bytes: op.TS, Valid: true}
-		b.node[i] = pgtype.UUID{Bytes: op.Node, Valid: true}
-		b.kind[i], b.known[i] = int16(op.Kind), op.Known
-		if op.Kind == moveop.Move {
-			b.parent[i] = pgtype.UUID{Bytes: op.Parent, Valid: true}
-			b.orderKey[i] = pgtype.Text{String: op.OrderKey, Valid: true}
-		} else {
-			b.key[i] = pgtype.Text{String: op.Key, Valid: true}
-			b.value[i] = pgtype.Text{String: string(op.Value), Valid: true}
-		}
+		c := columnsOf(op)
+		b.ts[i], b.node[i], b.parent[i] = c.ts, c.node, c.parent
+		b.kind[i], b.known[i] = c.kind, c.known
+		b.orderKey[i], b.key[i], b.value[i] = c.orderKey, c.key, c.value
 	}
 	return b
 }

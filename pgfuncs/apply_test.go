@@ -42,7 +42,8 @@ func (d database) apply(t testing.TB, room string, ops ...moveop.Op) wire.Applie
 	return applied
 }
 
-// Scenario 20: two batches on disjoint nodes, committed at the same moment, that make a cycle together.
+// Scenario 20: two batches on disjoint nodes, committed at the same moment, that make a cycle together. Batches of
+// one operation have a function of their own.
 func TestConcurrentBatchesNeverMakeACycle(t *testing.T) {
 	t.Parallel()
 	db := openDatabase(t)
@@ -53,8 +54,12 @@ func TestConcurrentBatchesNeverMakeACycle(t *testing.T) {
 		var results [2]wire.Applied
 		var both errgroup.Group
 		for i, op := range []moveop.Op{move(2, 10, a, b1), move(3, 10, b, a1)} {
+			batch := []moveop.Op{op}
+			if round%2 == 1 {
+				batch = append(batch, set(op.TS.Replica(), 11, op.Node, "key", "1"))
+			}
 			both.Go(func() (err error) {
-				results[i], err = db.Apply(t.Context(), room, []moveop.Op{op})
+				results[i], err = db.Apply(t.Context(), room, batch)
 				return err
 			})
 		}

@@ -115,7 +115,7 @@ func TestCompactedRoomRefusesWhatIsTooOld(t *testing.T) {
 	if r.MinSeq != 2 || r.Head != 3 || r.Digest != digest {
 		t.Errorf("%+v, the digest was %+v", r, digest)
 	}
-	for _, op := range []moveop.Op{move(2, 40, b, moveop.Root), first} {
+	for _, op := range []moveop.Op{move(1, 40, b, moveop.Root), move(2, 40, b, moveop.Root), first} {
 		if _, err := db.Apply(t.Context(), room, []moveop.Op{op}); code(t, err) != wire.CodeTooOld {
 			t.Errorf("%s: %v", op.TS, err)
 		}
@@ -315,8 +315,10 @@ func TestRefusedOutsideReadCommitted(t *testing.T) {
 	room := db.newRoom(t)
 	calls := maps.Clone(pieces)
 	calls["apply"] = `select canopy.apply($1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')`
+	calls["apply_one"] = `select canopy.apply_one($1, '01930000-0000-0000-0000-000000000009', 2::smallint, '01930000-0000-0000-0000-00000000000a',
+		null, null, 'key', 'null', 0)`
 	for name, call := range calls {
-		for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+		for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable, pgx.ReadCommitted} {
 			err := pgx.BeginTxFunc(t.Context(), db.pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
 				_, err := tx.Exec(t.Context(), call, room)
 				return err

@@ -106,7 +106,7 @@ var work = map[pgfuncs.Service]func(t *testing.T, ctx context.Context, db, owner
 // allowed is what roles may do: tables to select from, functions to call.
 var allowed = map[pgfuncs.Service]string{
 	pgfuncs.Realtime: "installed_functions migrations replicas revocation_head revoked_tokens rooms " +
-		"apply() buckets() children() compact() compactable_rooms() count_below() count_buckets() create_room() ops_after() ops_between() purge() subtree()",
+		"apply() apply_one() buckets() children() compact() compactable_rooms() count_below() count_buckets() create_room() ops_after() ops_between() purge() subtree()",
 	pgfuncs.Bootstrap: "history installed_functions migrations nodes revocation_head revoked_tokens rooms values count_below()",
 	pgfuncs.Tokens:    "issued_tokens revocation_head revoked_tokens issue_token() revoke_token()",
 }

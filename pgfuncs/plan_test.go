@@ -39,7 +39,7 @@ func testPlans(t *testing.T, prepare string) {
 	}
 	d := database{DB: db}
 	room := d.newRoom(t)
-	const size, batches = 200, 10
+	const size, batches, singles = 200, 10, 5
 	late := moveop.ReplicaID(100)
 	run := func(i int) {
 		var ops, movers []moveop.Op
@@ -54,6 +54,13 @@ func testPlans(t *testing.T, prepare string) {
 		ops = append(ops, move(2, int64(2*(i+1)*size+999), node(fmt.Sprint(i*size)), moveop.Trash))
 		d.apply(t, room, ops...)
 		d.apply(t, room, movers...)
+		for j := range singles {
+			// A new leaf, a move of it, a property.
+			leaf, ms := node(fmt.Sprintf("%d.%d", i, j)), int64(2*(i+1)*size+1000)
+			d.apply(t, room, move(3, ms+int64(3*j), leaf, node(fmt.Sprint(j))))
+			d.apply(t, room, move(3, ms+int64(3*j+1), leaf, moveop.Root))
+			d.apply(t, room, set(3, ms+int64(3*j+2), leaf, "k", "1"))
+		}
 		late++
 	}
 	for i := range batches {
@@ -62,8 +69,8 @@ func testPlans(t *testing.T, prepare string) {
 	before := entriesRead(t, db, conn)
 	run(batches)
 	read := entriesRead(t, db, conn) - before
-	// 400 operations, 20 of them late: some thousands of entries. One scan of the room more a late
-	// operation would make it 40,000.
+	// 400 operations, 20 of them late, and 15 of their own: some thousands of entries. One scan of the room more
+	// a late operation would make it 40,000.
 	if read == 0 || read > 30_000 {
 		t.Errorf("a batch of %d in a room of %d read %d index entries", 2*size+size/10, 2*size*batches, read)
 	}

@@ -80,6 +80,8 @@ var scenarios = []scenario{
 		ops: "a:5 X→Y; b:6 Y→X; c:4 Y→ROOT", want: "ROOT{Y{X}}", ineffective: "b:6"},
 	{name: "6 below itself in Trash",
 		tree: "ROOT{A{B}}", ops: "a:5 A→TRASH; b:6 A→B", want: "ROOT", ineffective: "b:6"},
+	{name: "6 unknown parent left, then created inside",
+		tree: "ROOT{X{Z}}", ops: "a:5 X→Y; b:6 Y→Z; a:7 X→ROOT", want: "ROOT{X{Z}}", ineffective: "b:6"},
 	{name: "8 one millisecond",
 		tree: "ROOT{A,B,C}", ops: "a:5 A→C; a:5.1 B→C", want: "ROOT{C{A,B}}"},
 	{name: "9 child before parent",

@@ -27,10 +27,13 @@ set enable_bitmapscan = off
 set jit = off
 as $$
 declare
-  v_room  canopy.rooms;
-  v_after canopy.rooms;
-  v_op    canopy.history;
-  v_delta bigint;
+  v_room   canopy.rooms;
+  v_ops    canopy.history[];
+  v_rest   canopy.history[];
+  v_op     canopy.history;
+  v_delta  bigint;
+  v_change bigint;
+  v_after  canopy.rooms;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
@@ -41,28 +44,44 @@ begin
     raise exception 'there is no room %', p_room using errcode = 'CN404';
   end if;
 
-  if cardinality(p_ts) = 1 then
-    v_op := row(v_room.room_id, p_ts[1], v_room.head + 1, p_kind[1], p_node[1], p_parent[1],
-                p_order_key[1], p_key[1], p_value[1]::json, least(p_known[1], v_room.head), null,
-                p_kind[1] = 2)::canopy.history;
-    if canopy.admit(v_op, v_room.horizon) then
-      if v_room.purged > 0 then
-        perform canopy.check_purged(v_room, array[v_op]);
-      end if;
-      v_delta := case v_op.kind
-        when 1 then canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move)
-        else canopy.set_value(v_room.room_id, v_op)
-      end;
-      v_after := canopy.account_op(v_op, coalesce(v_delta, 0));
-      if v_op.known < v_after.last_delete_seq then
-        v_after := canopy.correct(v_room, v_after, array[v_op]);
-      end if;
-      head := v_after.head;
-      seqs := array[v_op.seq];
-      statuses := array[case when v_delta is null then 2 else 1 end::smallint];
-      return;
-    end if;
+  v_ops := array(
+    select row(v_room.room_id, b.ts, b.pos, b.kind, b.node, b.parent, b.order_key, b.key,
+               b.value::json, least(b.known, v_room.head), null, b.kind = 2)::canopy.history
+      from unnest(p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known)
+           with ordinality as b(ts, kind, node, parent, order_key, key, value, known, pos)
+     order by b.pos);
+  perform canopy.check_ops(v_ops);
+  seqs := canopy.logged_seqs(v_room, v_ops);
+  statuses := array(select case when s is null then 1 else 3 end from unnest(seqs) as s);
+  seqs := array(
+    select coalesce(u.s, v_room.head + count(*) filter (where u.s is null) over (order by u.pos))
+      from unnest(seqs) with ordinality as u(s, pos)
+     order by u.pos);
+  v_ops := array(
+    select row(o.room_id, o.ts, seqs[o.seq], o.kind, o.node, o.parent, o.order_key, o.key,
+               o.value, o.known, null, o.effective)::canopy.history
+      from unnest(v_ops) as o
+     where statuses[o.seq] = 1
+     order by o.seq);
+  if cardinality(v_ops) = 0 then
+    head := v_room.head;
+    return;
   end if;
-  select b.head, b.seqs, b.statuses into head, seqs, statuses
-    from canopy.apply_batch(v_room, p_ts, p_kind, p_node, p_parent, p_order_key, p_key, p_value, p_known) as b;
+
+  if v_room.purged > 0 then
+    perform canopy.check_purged(v_room.room_id, v_ops);
+  end if;
+
+  select l.delta, l.rest into v_delta, v_rest
+    from canopy.apply_leaf_moves(v_room.room_id, v_room.newest_move, v_ops) as l;
+  v_delta := v_delta # canopy.apply_sets(v_room.room_id, v_ops);
+  foreach v_op in array v_rest loop -- in timestamp order: later ones cannot flip it
+    v_change := canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move);
+    if v_change is null then
+      statuses[array_position(seqs, v_op.seq)] := 2;
+    end if;
+    v_delta := v_delta # coalesce(v_change, 0);
+  end loop;
+  v_after := canopy.correct(v_room.last_delete_seq, canopy.account(v_room, v_ops, v_delta), v_ops);
+  head := v_after.head;
 end $$;

@@ -10,12 +10,14 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_newest uuid := canopy.newest_accepted();
-  v_bad    record;
+  v_too_new bytea := canopy.first_too_new();
+  v_bad     record;
 begin
   select (c.op).ts, c.fault into v_bad
     from (select b.op,
-                 coalesce(canopy.op_fault(b.op, v_newest),
+                 coalesce(canopy.op_fault((b.op).kind, (b.op).ts, canopy.replica_of((b.op).ts), (b.op).node,
+                                          (b.op).parent, (b.op).order_key, (b.op).key,
+                                          (b.op).value is not null, (b.op).known, v_too_new),
                           case
                             when (b.op).ts <= b.prev_ts
                               then 'CN416:the operation does not stand behind the one before it of its replica'

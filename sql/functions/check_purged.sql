@@ -1,8 +1,8 @@
 -- check_purged: refuses a batch with an operation that names a purged node.
--- Arguments: the room's row, the batch's new operations.
+-- Arguments: the room, the batch's new operations.
 -- Errors: CN422 for the first one (see refuse). Locks: none; the caller holds the room's row.
 -- Idempotent: reads only.
-create function canopy.check_purged(p_room canopy.rooms, p_ops canopy.history[])
+create function canopy.check_purged(p_room_id bigint, p_ops canopy.history[])
 returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -14,7 +14,7 @@ begin
     from unnest(p_ops) as o
    where exists (select 1
                    from canopy.purged p
-                  where p.room_id = p_room.room_id
+                  where p.room_id = p_room_id
                     and p.node in (o.node, o.parent)
                  offset 0)
    order by o.seq

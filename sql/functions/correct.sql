@@ -4,13 +4,13 @@
 -- (b) a new delete is corrected by the first operation that its author did not know, survives and
 --     stands below it.
 -- Either way the walk goes on upwards from where the node went back to (see correct_above).
--- Arguments: the room's row before the batch, the same after it, the new operations.
+-- Arguments: the room's last delete before the batch, its row after it, the new operations.
 -- Result: the room's row with the corrections accounted for, written.
 -- Cost: nothing where no delete is concurrent with the batch; otherwise O(depth + operations that the
 -- deleters did not know).
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).
 -- Idempotent: one delete gets at most one correction.
-create function canopy.correct(p_before canopy.rooms, p_room canopy.rooms, p_ops canopy.history[])
+create function canopy.correct(p_last_delete bigint, p_room canopy.rooms, p_ops canopy.history[])
 returns canopy.rooms
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -20,7 +20,7 @@ declare
   v_room   canopy.rooms := p_room;
   v_op     canopy.history;
   v_cause  canopy.history;
-  v_delete bigint := p_before.last_delete_seq;  -- no later delete can be concurrent with these ops
+  v_delete bigint := p_last_delete;  -- no later delete can be concurrent with these ops
   v_latest bigint[];                            -- the last seqs of the two replicas that wrote last
   v_writer bigint;                              -- and the replica of the first of them
 begin
@@ -31,7 +31,7 @@ begin
   if (select count(distinct substr(uuid_send(o.ts), 9)) from unnest(p_ops) as o) > 1 then
     v_delete := p_room.last_delete_seq;
   end if;
-  if p_room.last_delete_seq > p_before.last_delete_seq then
+  if p_room.last_delete_seq > p_last_delete then
     select array_agg(r.last_seq order by r.last_seq desc), (array_agg(r.replica order by r.last_seq desc))[1]
       into v_latest, v_writer
       from (select last_seq, replica

@@ -39,7 +39,7 @@ begin
     end if;
     v_back := row(p_room.room_id, v_ts, v_room.head + 1, 1, v_delete.node, v_back.parent,
                   v_back.order_key, null, null, v_delete.seq, p_cause.ts, false);
-    v_room := canopy.account_op(v_back, canopy.place_correction(v_room, v_back));
+    v_room := canopy.account_correction(v_back, canopy.place_correction(v_room, v_back));
     v_start := v_delete.node;
   end loop;
   return v_room;

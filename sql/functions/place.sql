@@ -3,7 +3,7 @@
 -- from the parent decides; and only where the move is not newer than all others can it flip any.
 -- Arguments: room; the move; whether it is newer than every logged move.
 -- Result: the change of the state digest; null where the move is not effective, so that nothing changes.
--- Cost: one statement for a new leaf, O(depth) in order, otherwise see settle.
+-- Cost: O(depth) in order, otherwise see settle. (A new leaf is apply_one's or apply_leaf_moves'.)
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent. It carries
 -- no SET (see README.md, "Plans").
 create function canopy.place(p_room_id bigint, p_op canopy.history, p_in_order boolean)
@@ -15,16 +15,6 @@ declare
   v_delta bigint;
   v_queue uuid[];
 begin
-  -- A new leaf, which is what most moves make.
-  insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known, cause)
-  select p_room_id, p_op.node, p_op.parent, p_op.order_key, p_op.ts, p_op.seq, p_op.known, p_op.cause
-   where p_op.node <> p_op.parent
-     and not exists (select from canopy.nodes n where n.room_id = p_room_id and n.node = p_op.node)
-     and not exists (select from canopy.naming_move(p_room_id, p_op.node));
-  if found then
-    return canopy.placement_hash(p_op.node, p_op.parent, p_op.order_key);
-  end if;
-
   v_leaf := p_op.node <> p_op.parent
             and not exists (select from canopy.naming_move(p_room_id, p_op.node));
   if not v_leaf and canopy.is_ancestor(p_room_id, p_op.node, p_op.parent, p_op.ts) then

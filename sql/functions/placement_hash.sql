@@ -5,6 +5,6 @@
 create function canopy.placement_hash(node uuid, parent uuid, order_key text)
 returns bigint
 language sql stable parallel safe
-return coalesce(('x' || left(encode(sha256(
+return coalesce(('x' || encode(sha256(
   '\x70'::bytea || uuid_send(node) || uuid_send(parent) || convert_to(order_key, 'UTF8')
-  ), 'hex'), 16))::bit(64)::bigint, 0);
+  ), 'hex'))::bit(64)::bigint, 0);

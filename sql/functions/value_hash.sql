@@ -4,6 +4,6 @@
 create function canopy.value_hash(node uuid, key text, ts uuid)
 returns bigint
 language sql stable parallel safe
-return coalesce(('x' || left(encode(sha256(
+return coalesce(('x' || encode(sha256(
   '\x76'::bytea || uuid_send(node) || uuid_send(ts) || convert_to(key, 'UTF8')
-  ), 'hex'), 16))::bit(64)::bigint, 0);
+  ), 'hex'))::bit(64)::bigint, 0);

@@ -5,7 +5,7 @@ grant select on canopy.migrations, canopy.installed_functions to :"role";
 grant select on canopy.rooms, canopy.replicas to :"role";
 grant select on canopy.revoked_tokens, canopy.revocation_head to :"role";
 grant execute on function
-  canopy.apply, canopy.create_room, canopy.ops_after, canopy.children, canopy.subtree, canopy.count_below,
+  canopy.apply, canopy.apply_one, canopy.create_room, canopy.ops_after, canopy.children, canopy.subtree, canopy.count_below,
   canopy.count_buckets, canopy.buckets, canopy.ops_between, canopy.compactable_rooms, canopy.compact,
   canopy.purge
   to :"role";

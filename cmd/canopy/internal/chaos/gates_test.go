@@ -48,7 +48,7 @@ const applyingSQL = `
 	select count(*)
 	  from pg_stat_activity
 	 where wait_event_type = 'Lock'
-	   and query like '%canopy.apply(%'`
+	   and query like '%canopy.apply%(%'`
 
 // block holds a lock until the connection returned is closed.
 func (r *round) block(statement string, arg any) *pgx.Conn {

@@ -175,7 +175,7 @@ func (r *round) destroy(victim string) {
 		r.killPostgres()
 	case "backend":
 		const terminate = "select count(pg_terminate_backend(pid)) from (" +
-			"select pid from pg_stat_activity where wait_event_type = 'Lock' and query like '%canopy.apply(%') as waiting"
+			"select pid from pg_stat_activity where wait_event_type = 'Lock' and query like '%canopy.apply%(%') as waiting"
 		if r.number(r, terminate) == 0 {
 			r.Error("there is no backend to end")
 		}
