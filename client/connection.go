@@ -118,6 +118,9 @@ func (c *connection) read() {
 			return
 		}
 		msg, err := c.codec.Decode(frame)
+		if errors.Is(err, wire.ErrUnknownType) {
+			continue // a later version's; what we need comes as what we know
+		}
 		if err != nil {
 			c.err = fmt.Errorf("decode message: %w", err)
 			return

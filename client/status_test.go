@@ -57,6 +57,25 @@ func TestUpdateRequired(t *testing.T) {
 	}
 }
 
+// A server of a later version may say what this one does not know.
+func TestUnknownMessagesAreIgnored(t *testing.T) {
+	t.Parallel()
+	s := planted(t)
+	s.hook(func(h *hooks) {
+		h.hello = func(p *peer, _ wire.Hello) bool {
+			_ = p.conn.WriteMessage(websocket.BinaryMessage, []byte("\x01\x70{}"))
+			return false
+		}
+	})
+	c := open(t, offline(t), s.options())
+	s.synced(t, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.seen.hellos); n != 2 { // the one who planted was first
+		t.Errorf("%d hellos", n)
+	}
+}
+
 // What was missed is counted from where the connection found the replica.
 func TestCatchingUpProgress(t *testing.T) {
 	t.Parallel()

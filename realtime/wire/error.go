@@ -18,6 +18,9 @@ var (
 	// ErrUnavailable is wrapped by what a store answers while it cannot be reached or takes no work,
 	// which passes.
 	ErrUnavailable = errors.New("the store is not available")
+	// ErrUnknownType is what the error of Codec.Decode wraps for a message of a type that the protocol does
+	// not have, or not yet.
+	ErrUnknownType = errors.New("unknown message type")
 )
 
 // Error is a refusal with its code: the body of a Nack, the error message of a socket, and the
@@ -31,6 +34,8 @@ type Error struct {
 	// ServerTime is the server's Unix time in milliseconds, on every Nack. With CodeClockSkew it is
 	// what the sender sets its clock by.
 	ServerTime int64 `json:"server_time,omitempty"`
+
+	cause error // what it wraps
 }
 
 // NewError returns an Error that is retryable if its code is.
@@ -51,6 +56,16 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s: op %s: %s", e.Code, e.Op, e.Message)
 	}
 	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+// Unwrap returns what the error was made of, if that is for the program to know.
+func (e *Error) Unwrap() error { return e.cause }
+
+// unknownType is the error for a message of a type that is none.
+func unknownType(format string, args ...any) *Error {
+	e := NewError(CodeBadRequest, "%s "+format, append([]any{ErrUnknownType}, args...)...)
+	e.cause = ErrUnknownType
+	return e
 }
 
 // Type implements Message: an Error is the message "error".

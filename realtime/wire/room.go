@@ -86,7 +86,7 @@ type Stats struct {
 	MinSeq      int64         `json:"min_seq"`
 	Nodes       int64         `json:"nodes"`   // reachable from Root, Root not counted
 	Trashed     int64         `json:"trashed"` // below Trash
-	Ops         int64         `json:"ops"`     // in the log
+	Ops         int64         `json:"ops"`     // that there ever were, as in the digest
 	Connections int64         `json:"connections"`
 	Digest      moveop.Digest `json:"digest"`
 }

@@ -257,6 +257,19 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 	}
 }
 
+func TestUnknownTypesAreTold(t *testing.T) {
+	t.Parallel()
+	for frame, codec := range map[string]wire.Codec{`{"type":"wave"}`: wire.JSON, "\x01\x70{}": wire.Binary} {
+		_, err := codec.Decode([]byte(frame))
+		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeBadRequest || !errors.Is(err, wire.ErrUnknownType) {
+			t.Errorf("%q: %v", frame, err)
+		}
+	}
+	if _, err := wire.JSON.Decode([]byte(`{"type":7}`)); errors.Is(err, wire.ErrUnknownType) {
+		t.Errorf("a type that is no text is malformed: %v", err)
+	}
+}
+
 // Text that is not UTF-8 goes to nobody, whose connection it would break; and no push is answered under
 // another id than its own.
 func TestDecodeRefusesWhatIsNotUTF8(t *testing.T) {
