@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -388,6 +390,35 @@ func TestTailSurvivesALostConnection(t *testing.T) {
 		if parseJSON(t, text, &op); op.Seq != int64(13+i) {
 			t.Errorf("line %d has seq %d", i, op.Seq)
 		}
+	}
+}
+
+// A service of a later version may say more than this one understands.
+func TestTailIgnoresMessagesThatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	op := moveop.Op{Kind: moveop.Move, TS: moveop.NewTimestamp(1_700_000_000_000, 0, 1), Node: moveop.NodeID{9}, Parent: moveop.Root, OrderKey: "a0", Seq: 1}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/rooms/garden/ops", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(wire.OpsHeader{From: 1, To: 0, Epoch: "e"})
+	})
+	mux.HandleFunc("GET /v1/rooms/garden/ws", func(w http.ResponseWriter, r *http.Request) {
+		conn, err := (&websocket.Upgrader{Subprotocols: []string{wire.SubprotocolJSON}}).Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"wave"}`))
+		ops, _ := wire.JSON.Encode(wire.Ops{From: 1, To: 1, Ops: []moveop.Op{op}})
+		_ = conn.WriteMessage(websocket.TextMessage, ops)
+		for err == nil {
+			_, _, err = conn.ReadMessage()
+		}
+	})
+	web := httptest.NewServer(mux)
+	t.Cleanup(web.Close)
+	got := command(t.Context(), strings.NewReader(""), nil, "tail", "garden", "--realtime-url", web.URL, "-n", "1")
+	if got.code != 0 || strings.Count(got.stdout, "\n") != 1 || got.stderr != "" {
+		t.Errorf("exit code %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 }
 

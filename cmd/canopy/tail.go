@@ -144,6 +144,9 @@ func (t *tailer) connect(ctx context.Context, first bool) error {
 	}
 	for {
 		msg, err := t.receive(conn, codec)
+		if errors.Is(err, wire.ErrUnknownType) {
+			continue // a later version's
+		}
 		if err != nil {
 			return err
 		}
