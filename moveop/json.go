@@ -163,7 +163,7 @@ func (p *opParser) text(name string, raw []byte) []byte {
 	if err != nil {
 		p.fail(err)
 	}
-	if hasHalfSurrogate(raw) {
+	if HasHalfSurrogate(raw) {
 		p.fail(invalid("%s has half a surrogate pair", name))
 	}
 	return s
@@ -247,9 +247,9 @@ func unquoteJSON(raw []byte) ([]byte, error) {
 	return []byte(s), nil
 }
 
-// hasHalfSurrogate reports whether a valid JSON string has a surrogate that is not one of a pair. That
+// HasHalfSurrogate reports whether a valid JSON string has a surrogate that is not one of a pair. That
 // is no text: encoding/json reads U+FFFD for each, and what differs would be the same.
-func hasHalfSurrogate(raw []byte) bool {
+func HasHalfSurrogate(raw []byte) bool {
 	for i := bytes.IndexByte(raw, '\\'); i >= 0 && i < len(raw); i++ {
 		if raw[i] != '\\' {
 			continue

@@ -221,6 +221,9 @@ func (p pushJSON) id() (id string, err error) {
 	if err := unmarshalText(p.ID, &id); err != nil {
 		return "", malformed(fmt.Errorf("id: %w", err))
 	}
+	if moveop.HasHalfSurrogate(p.ID) {
+		return "", NewError(CodeBadRequest, "the push id has half a surrogate pair")
+	}
 	return id, checkPushID(id)
 }
 

@@ -277,7 +277,7 @@ func TestDecodeRefusesWhatIsNotUTF8(t *testing.T) {
 	for codec, frames := range map[wire.Codec][]string{
 		wire.JSON: {
 			"{\"type\":\"presence\",\"state\":\"\xff\"}", "{\"type\":\"hello\",\"replica\":\"0000000000000001\",\"name\":\"\xff\"}",
-			"{\"type\":\"push\",\"id\":\"\xff\",\"ops\":[]}",
+			"{\"type\":\"push\",\"id\":\"\xff\",\"ops\":[]}", `{"type":"push","id":"7\ud800","ops":[]}`,
 		},
 		wire.Binary: {"\x01\x0a{\"state\":\"\xff\"}", "\x01\x05\x01\xff\x01\x00"},
 	} {
