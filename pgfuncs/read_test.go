@@ -118,6 +118,21 @@ func TestChildrenPages(t *testing.T) {
 	}
 }
 
+// A place behind the last node of its level, which another page may have had, goes on with the next level.
+func TestSubtreeFromBehindALevel(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := plant(t, db)
+	for after, want := range map[string]int{
+		"1.3": 5, "2.2147483647": 1, "2.9223372036854775807": 1, "3.2147483646": 0, "9223372036854775807.1": 0,
+	} {
+		page, err := db.Subtree(t.Context(), room, moveop.Root, 0, after, 10)
+		if err != nil || len(page.Nodes) != want || page.Next != nil {
+			t.Errorf("after %s: got %d nodes, next %v, %v, want %d and no more", after, len(page.Nodes), page.Next, err, want)
+		}
+	}
+}
+
 func TestBadCursors(t *testing.T) {
 	t.Parallel()
 	db := openDatabase(t)

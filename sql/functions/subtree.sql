@@ -35,7 +35,7 @@ begin
     exit when cardinality(v_nodes) = 0;
     continue when v_level < p_after_level;
 
-    v_skip := case when v_level = p_after_level then p_after_place else 0 end;
+    v_skip := case when v_level = p_after_level then least(p_after_place, cardinality(v_nodes)) else 0 end;
     return query
       select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node, null),
              canopy.props(p_room_id, n.node), v_level, v_skip + page.place
@@ -44,6 +44,6 @@ begin
          select c.* from canopy.nodes c where c.room_id = p_room_id and c.node = page.node limit 1
        ) as n
        order by page.place;
-    v_left := v_left - greatest(0, least(cardinality(v_nodes) - v_skip, v_left));
+    v_left := v_left - least(cardinality(v_nodes) - v_skip, v_left);
   end loop;
 end $$;
