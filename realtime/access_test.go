@@ -3,6 +3,7 @@ package realtime_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,22 @@ func TestATokenThatEndsBeforeHello(t *testing.T) {
 			t.Errorf("closed with %v", closed)
 		}
 	})
+}
+
+// A close frame has 123 bytes for the reason, which have to be UTF-8: a peer takes any other for a broken one.
+func TestALongReasonIsCutBetweenCharacters(t *testing.T) {
+	t.Parallel()
+	s := setup(t, func(cfg *realtime.Config) {
+		cfg.Authorize = func(context.Context, string, string) (realtime.Grant, error) {
+			return realtime.Grant{}, wire.NewError(wire.CodeUnauthorized, "%s", strings.Repeat("ü", 100))
+		}
+	})
+	p := s.connect("plan")
+	p.send(wire.Hello{Replica: 0xa, Token: "x"})
+	expect[*wire.Error](p)
+	if closed := p.expectClose(); closed.Code != wire.CloseUnauthorized || closed.Text != strings.Repeat("ü", 61) {
+		t.Errorf("closed with %v", closed)
+	}
 }
 
 func TestRevocationReachesOpenSockets(t *testing.T) {

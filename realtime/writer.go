@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -150,8 +151,8 @@ func (w *writer) closeIfDone() bool {
 	return true
 }
 
-// clip shortens a reason to what fits into a close frame.
-func clip(reason string) string { return reason[:min(len(reason), 123)] }
+// clip shortens a reason to what fits into a close frame, which has to be UTF-8.
+func clip(reason string) string { return strings.ToValidUTF8(reason[:min(len(reason), 123)], "") }
 
 // next returns the next frame that the room has for a socket; behind is set where the op right after
 // the socket's cursor is no longer in the tail and has to be read from the log.
