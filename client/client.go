@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -31,7 +32,7 @@ type Options struct {
 	// BootstrapURL is the bootstrap service, from which a new replica, or one that was away for too
 	// long, gets the room as a whole. Empty means to do with what the realtime service still has.
 	BootstrapURL string
-	// Name is shown to the others in the room. It has at most MaxName bytes.
+	// Name is shown to the others in the room. It is UTF-8, of at most MaxName bytes.
 	Name string
 	// Token returns the token for the services, each time one is needed: for every connection and
 	// request, and before a JSON Web Token in use ends, so that the connection can go on. It may be called
@@ -119,6 +120,9 @@ func (o Options) check() error {
 	}
 	if len(o.Name) > MaxName {
 		return fmt.Errorf("name has %d bytes, the limit is %d", len(o.Name), MaxName)
+	}
+	if !utf8.ValidString(o.Name) {
+		return fmt.Errorf("name %q is not UTF-8", o.Name)
 	}
 	if o.Synchronous != SynchronousFull && o.Synchronous != SynchronousNormal {
 		return fmt.Errorf("synchronous is %q, not FULL or NORMAL", o.Synchronous)

@@ -169,6 +169,7 @@ func TestOpenChecksOptions(t *testing.T) {
 		"realtime URL":  {Room: "garden", RealtimeURL: "localhost:8420"},
 		"bootstrap URL": {Room: "garden", BootstrapURL: "ftp://localhost"},
 		"long name":     {Room: "garden", Name: strings.Repeat("x", client.MaxName+1)},
+		"name":          {Room: "garden", Name: "\xff"}, // which grows to three bytes on the wire
 		"synchronous":   {Room: "garden", Synchronous: "OFF"},
 	} {
 		path := filepath.Join(t.TempDir(), "replica")

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -48,6 +50,9 @@ func (c *Client) SetPresence(state any) error {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("set presence: %w", err)
+	}
+	if !utf8.Valid(text) { // as of a json.RawMessage; the server would pass it on to nobody
+		return errors.New("set presence: the state is not UTF-8")
 	}
 	if len(text) > MaxPresence {
 		return fmt.Errorf("set presence: %w: %d bytes, the limit is %d", ErrPresenceTooLarge, len(text), MaxPresence)

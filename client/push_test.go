@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -499,6 +500,9 @@ func TestPresence(t *testing.T) {
 	})
 	if err := a.SetPresence(strings.Repeat("x", client.MaxPresence)); !errors.Is(err, client.ErrPresenceTooLarge) {
 		t.Errorf("with quotes it is too large: %v", err)
+	}
+	if err := a.SetPresence(json.RawMessage("\"\xff\"")); err == nil {
+		t.Error("a state that is not UTF-8 was taken")
 	}
 	if err := a.SetPresence(strings.Repeat("x", client.MaxPresence-2)); err != nil {
 		t.Fatal(err)
