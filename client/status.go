@@ -58,7 +58,8 @@ type Status struct {
 	// reached. Edits work as always. See the package comment about the first load.
 	Partial bool
 	// Mismatches counts how often the digests of the replica and the server were found to differ at the
-	// same cursor. Each time the replica was loaded anew.
+	// same cursor, since Open. Each time the operations that differ are exchanged or, where that does not do,
+	// the room is loaded anew.
 	Mismatches int64
 	// Err is what ended the last connection or attempt, or keeps operations from being pushed; nil
 	// once all is well.

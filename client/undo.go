@@ -71,7 +71,11 @@ func (c *Client) exchange(ctx context.Context, redo bool) (result Undone, err er
 		return err
 	})
 	if err != nil {
-		return Undone{}, fmt.Errorf("undo: %w", err)
+		doing := "undo"
+		if redo {
+			doing = "redo"
+		}
+		return Undone{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	c.wake()
 	return result, nil

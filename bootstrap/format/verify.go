@@ -26,9 +26,8 @@ type SectionSummary struct {
 }
 
 // Verify reads a whole snapshot, and checks it further than Reader does: rows are strictly ascending
-// by primary key, no row has a seq outside 1..Header.Seq, and what the rows hold adds up to the
-// digest in the header (its log part only where the log is whole). On an error the summary has what
-// was read until then.
+// by primary key, no row has a seq outside 1..Header.Seq, and what the rows hold adds up, with
+// Header.Folded, to the digest in the header. On an error the summary has what was read until then.
 func Verify(src io.Reader) (Summary, error) {
 	r, err := NewReader(src)
 	if err != nil {
