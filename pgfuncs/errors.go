@@ -70,11 +70,11 @@ func domainError(doing string, err error) error {
 		return fmt.Errorf("%s: %w: %w", doing, ErrDamaged, pgErr)
 	case "22P02": // invalid text representation: only a value's JSON arrives as text
 		return wire.NewError(wire.CodeInvalidOp, "a value is not JSON that the database accepts")
-	case "23514": // check violation: the constraint names say what is wrong
-		return wire.NewError(wire.CodeBadRequest, "%s", pgErr.ConstraintName)
+	case "23514": // check violation: it names what has the constraint, whose name says what is wrong
+		return wire.NewError(wire.CodeBadRequest, "%s", pgErr.Message)
 	case "42501": // insufficient privilege
 		return fmt.Errorf("%s: %w: %w", doing, ErrNotGranted, pgErr)
-	case "3F000", "42P01": // no such schema, table
+	case "3F000", "42P01", "42883": // no such schema, table, function
 		return fmt.Errorf("%s: %w: %w", doing, ErrNotMigrated, pgErr)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
@@ -88,7 +88,7 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pgErr.Code[:2] {
+		switch pgErr.Code[:min(len(pgErr.Code), 2)] { // what is no Postgres may give none
 		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
 			return true
 		}

@@ -5,8 +5,10 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/pgtest"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -88,6 +90,19 @@ func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 	}
 }
 
+// A service goes on running when a later version migrates its database, and installs its own functions.
+func TestFunctionsOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	if _, err := db.pool.Exec(t.Context(), "drop function canopy.apply_one"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Apply(t.Context(), room, []moveop.Op{move(1, 1, node("a"), moveop.Root)}); !errors.Is(err, pgfuncs.ErrNotMigrated) {
+		t.Errorf("got %v, want ErrNotMigrated", err)
+	}
+}
+
 func TestSafeToRetry(t *testing.T) {
 	t.Parallel()
 	db := openDatabase(t)
@@ -101,7 +116,7 @@ func TestSafeToRetry(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want bool
-	}{{syntax, false}, {serialization, true}, {nobody.Ping(t.Context()), true}} {
+	}{{syntax, false}, {serialization, true}, {nobody.Ping(t.Context()), true}, {&pgconn.PgError{}, false}} {
 		if got := pgfuncs.SafeToRetry(c.err); got != c.want {
 			t.Errorf("%v: got %v, want %v", c.err, got, c.want)
 		}
