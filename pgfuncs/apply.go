@@ -12,7 +12,7 @@ import (
 
 const (
 	applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, $5, $6, $7, $8, $9)`
-	// Not from FROM, where its row would go through a store of rows.
+	// Not from FROM, where its result would go through a store of rows.
 	applyOneSQL = `select canopy.apply_one($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 )
 
@@ -75,17 +75,19 @@ func apply(ctx context.Context, q querier, room string, ops []moveop.Op) (wire.A
 // applyOne is apply for one operation, in a function of its own and without arrays.
 func applyOne(ctx context.Context, q querier, room string, op moveop.Op) (wire.Applied, error) {
 	c := columnsOf(op)
-	result := wire.Result{TS: op.TS}
-	var head int64
-	var status int16
+	var result []int64 // head, seq, status
 	err := q.QueryRow(ctx, applyOneSQL,
 		room, c.ts, c.kind, c.node, c.parent, c.orderKey, c.key, c.value, c.known,
-	).Scan(pgtype.CompositeFields{&head, &result.Seq, &status})
+	).Scan(&result)
 	if err != nil {
 		return wire.Applied{}, domainError("apply batch", err)
 	}
-	result.Status = statusNames[status]
-	return wire.Applied{Head: head, Results: []wire.Result{result}}, nil
+	if len(result) != 3 {
+		return wire.Applied{}, fmt.Errorf("apply batch: a result of %d numbers", len(result))
+	}
+	return wire.Applied{Head: result[0], Results: []wire.Result{{
+		TS: op.TS, Seq: result[1], Status: statusNames[int16(result[2])],
+	}}}, nil
 }
 
 var statusNames = map[int16]wire.Status{

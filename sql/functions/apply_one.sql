@@ -2,7 +2,8 @@
 -- of it stays in the processor's caches, and every expression is made ready anew: it costs by the statements
 -- and functions that it names. So there are few, and what is rare is left to others.
 -- Arguments: the room's name; the operation's columns (see apply).
--- Result: the room's head afterwards; the operation's seq and its status (see apply).
+-- Result: the room's head afterwards, the operation's seq, its status (see apply). One array: a row takes longer
+-- to describe than to fill.
 -- An operation is let in if it is the newest of its replica: those arrive in timestamp order, so the log
 -- cannot hold it yet. The update of the version vector both asks and notes (an upsert would lock the row
 -- first); of a replica that the room does not know it finds no row. Any other operation goes through apply.
@@ -10,8 +11,8 @@
 -- Locks: the room's row, nothing else, and before anything is read. Errors, idempotency: see apply.
 create function canopy.apply_one(
   p_room text, p_ts uuid, p_kind smallint, p_node uuid, p_parent uuid, p_order_key text,
-  p_key text, p_value text, p_known bigint,
-  out head bigint, out seq bigint, out status smallint)
+  p_key text, p_value text, p_known bigint)
+returns bigint[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -28,19 +29,19 @@ declare
   v_last_delete bigint;
   v_purged      bigint;
   v_known       bigint;
+  v_seq         bigint;
   v_fault       text;
-  v_op          canopy.history;
   v_delta       bigint;   -- the change of the state digest; null where the operation is not effective
-  v_deletes     boolean;  -- whether it is a delete, or concurrent with one
+  v_op          canopy.history;
   v_after       canopy.rooms;
+  v_head        bigint;   -- behind the corrections
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
       using errcode = 'CN501';
   end if;
-  select r.room_id, r.ctid, r.horizon, r.newest_move, r.last_delete_seq, r.purged,
-         r.head + 1, least(p_known, r.head)
-    into v_room_id, v_row, v_horizon, v_newest_move, v_last_delete, v_purged, seq, v_known
+  select r.room_id, r.ctid, r.horizon, r.newest_move, r.last_delete_seq, r.purged, r.head + 1, least(p_known, r.head)
+    into v_room_id, v_row, v_horizon, v_newest_move, v_last_delete, v_purged, v_seq, v_known
     from canopy.rooms r
    where r.name = p_room
      for update;
@@ -55,31 +56,31 @@ begin
   end if;
   update canopy.replicas
      set last_ts = p_ts,
-         last_seq = apply_one.seq
+         last_seq = v_seq
    where room_id = v_room_id
      and replica = v_replica
      and last_ts < p_ts
      and p_ts > v_horizon;
-  if not found and p_ts > v_horizon then
-    insert into canopy.replicas (room_id, replica, last_ts, last_seq)
-    values (v_room_id, v_replica, p_ts, seq)
-    on conflict (room_id, replica) do nothing;
-  end if;
   if not found then
-    select a.head, a.seqs[1], a.statuses[1] into head, seq, status
-      from canopy.apply(p_room, array[p_ts], array[p_kind], array[p_node], array[p_parent],
-                        array[p_order_key], array[p_key], array[p_value], array[p_known]) as a;
-    return;
+    insert into canopy.replicas (room_id, replica, last_ts, last_seq)
+    select v_room_id, v_replica, p_ts, v_seq
+     where p_ts > v_horizon
+    on conflict (room_id, replica) do nothing;
+    if not found then
+      return (select array[a.head, a.seqs[1], a.statuses[1]]
+                from canopy.apply(p_room, array[p_ts], array[p_kind], array[p_node], array[p_parent],
+                                  array[p_order_key], array[p_key], array[p_value], array[p_known]) as a);
+    end if;
   end if;
   if v_purged > 0 then
     perform canopy.check_purged(v_room_id, array[
-      row(null, p_ts, seq, p_kind, p_node, p_parent, null, null, null, null, null, null)::canopy.history]);
+      row(null, p_ts, v_seq, p_kind, p_node, p_parent, null, null, null, null, null, null)::canopy.history]);
   end if;
 
   if p_kind = 1 then
     -- A new leaf, which is what most moves make (see place).
     insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known)
-    select v_room_id, p_node, p_parent, p_order_key, p_ts, apply_one.seq, v_known
+    select v_room_id, p_node, p_parent, p_order_key, p_ts, v_seq, v_known
      where p_node <> p_parent
        and not exists (select from canopy.nodes n where n.room_id = v_room_id and n.node = p_node)
        and not exists (select from canopy.nodes n where n.room_id = v_room_id and n.parent = p_node)
@@ -88,12 +89,9 @@ begin
       v_delta := canopy.placement_hash(p_node, p_parent, p_order_key);
     end if;
   end if;
-  v_deletes := p_parent = '00000000-0000-0000-0000-000000000002' or v_known < v_last_delete;
-  if v_delta is null or v_deletes then
-    v_op := row(v_room_id, p_ts, seq, p_kind, p_node, p_parent, p_order_key, p_key, p_value::json, v_known,
-                null, p_kind = 2)::canopy.history;
-  end if;
   if v_delta is null then
+    v_op := row(v_room_id, p_ts, v_seq, p_kind, p_node, p_parent, p_order_key, p_key, p_value::json, v_known,
+                null, p_kind = 2)::canopy.history;
     v_delta := case p_kind
       when 1 then canopy.place(v_room_id, v_op, p_ts > v_newest_move)
       else canopy.set_value(v_room_id, v_op)
@@ -101,21 +99,22 @@ begin
   end if;
 
   update canopy.rooms r
-     set head = apply_one.seq,
+     set head = v_seq,
          ops = r.ops + 1,
          log_digest = r.log_digest # canopy.log_hash(p_kind, p_ts, p_node, p_parent, p_order_key, p_key, p_value),
          state_digest = r.state_digest # coalesce(v_delta, 0),
          newest_move = case when p_kind = 1 then greatest(r.newest_move, p_ts) else r.newest_move end,
          last_delete_seq = case
-           when p_parent = '00000000-0000-0000-0000-000000000002' then apply_one.seq
+           when p_parent = '00000000-0000-0000-0000-000000000002' then v_seq
            else r.last_delete_seq
          end
    where r.ctid = v_row;
-  head := seq;
-  status := case when v_delta is null then 2::smallint else 1::smallint end;
-  if v_deletes then
+  if p_parent = '00000000-0000-0000-0000-000000000002' or v_known < v_last_delete then
+    v_op := row(v_room_id, p_ts, v_seq, p_kind, p_node, p_parent, p_order_key, p_key, p_value::json, v_known,
+                null, p_kind = 2)::canopy.history;
     select * into v_after from canopy.rooms r where r.room_id = v_room_id;
     v_after := canopy.correct(v_last_delete, v_after, array[v_op]);
-    head := v_after.head;
+    v_head := v_after.head;
   end if;
+  return array[coalesce(v_head, v_seq), v_seq, case when v_delta is null then 2 else 1 end];
 end $$;
