@@ -165,6 +165,9 @@ func fields(t reflect.Type) (names []string) {
 			names = append(names, fields(f.Type)...)
 			continue
 		}
+		if !f.IsExported() {
+			continue
+		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		names = append(names, name)
 	}
