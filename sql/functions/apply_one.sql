@@ -109,6 +109,7 @@ begin
            else r.last_delete_seq
          end
    where r.ctid = v_row;
+  assert found, 'the room''s row is not where it was locked'; -- or the next operation would get the same seq
   if p_parent = '00000000-0000-0000-0000-000000000002' or v_known < v_last_delete then
     v_op := row(v_room_id, p_ts, v_seq, p_kind, p_node, p_parent, p_order_key, p_key, p_value::json, v_known,
                 null, p_kind = 2)::canopy.history;
