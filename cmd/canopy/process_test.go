@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -308,6 +309,44 @@ func TestASecondSignalForces(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != exitOK {
 		t.Errorf("after that, exit code %d: %s", code, p.stderr.String())
+	}
+}
+
+// A service that is only to be reached through a proxy is, by sockets as by requests.
+func TestTailGoesThroughAProxy(t *testing.T) {
+	t.Parallel()
+	w := withGarden(t)
+	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		to, err := net.Dial("tcp", strings.TrimPrefix(w.realtime, "http://"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		from, _, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if r.Method == http.MethodConnect {
+			_, err = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
+		} else {
+			err = r.Write(to)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		go func() {
+			_, _ = io.Copy(to, from)
+			_ = to.Close()
+		}()
+		_, _ = io.Copy(from, to)
+		_ = from.Close()
+	}))
+	t.Cleanup(proxy.Close)
+	p := startIn(t, []string{"HTTP_PROXY=" + proxy.URL, "http_proxy=" + proxy.URL},
+		"tail", "garden", "--realtime-url", "http://canopy.invalid", "--after=0", "-n", "1")
+	if code := p.wait(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, p.stderr.String())
 	}
 }
 

@@ -158,6 +158,7 @@ func (t *tailer) connect(ctx context.Context, first bool) error {
 
 func (t *tailer) dial(ctx context.Context) (*websocket.Conn, wire.Codec, error) {
 	dialer := websocket.Dialer{
+		Proxy:            http.ProxyFromEnvironment, // as for requests
 		HandshakeTimeout: tailHandshake,
 		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
 	}
