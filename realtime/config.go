@@ -331,6 +331,11 @@ func (cfg Config) check() error {
 		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.Wave) < 0 {
 		return errors.New("realtime: negative limit")
 	}
+	t := cfg.Timing
+	if min(t.Header, t.Body, t.Hello, t.Poll, t.HintedPoll, t.Head, t.Presence, t.PresenceTTL, t.Transport, t.Heartbeat, t.Answer,
+		t.Ping, t.Probe, t.Recheck, t.Lag, t.Store, t.Close, t.Drain, t.Wave, t.Restart) < 0 {
+		return errors.New("realtime: negative time")
+	}
 	if l.OpsPerSecond*10 < l.MaxOps {
 		return fmt.Errorf("realtime: OpsPerSecond %d does not allow a push of %d in ten seconds", l.OpsPerSecond, l.MaxOps)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -330,6 +331,19 @@ func TestUpgradeAllowed(t *testing.T) {
 		t.Errorf("no upgrade: %v %v", resp, err)
 	} else {
 		_ = resp.Body.Close()
+	}
+}
+
+// Tickers and random delays panic for what is negative, some of them only when the server stops.
+func TestNegativeTimesAreRefused(t *testing.T) {
+	t.Parallel()
+	for i := range reflect.TypeFor[realtime.Timing]().NumField() {
+		cfg := realtime.Config{Store: newFakeStore()}
+		reflect.ValueOf(&cfg.Timing).Elem().Field(i).SetInt(-1)
+		name := reflect.TypeFor[realtime.Timing]().Field(i).Name
+		if _, err := realtime.New(cfg); (err == nil) != (name == "Linger") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

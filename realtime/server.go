@@ -156,7 +156,7 @@ func (s *Server) drain(ctx context.Context, srv *http.Server) error {
 func (s *Server) closeInWaves(ctx context.Context, open []*session) {
 	size := s.cfg.Limits.Wave
 	waves := time.Duration(len(open)/size + 1)
-	ticker := time.NewTicker(min(s.cfg.Timing.Wave, s.cfg.Timing.Drain/2/waves))
+	ticker := time.NewTicker(max(min(s.cfg.Timing.Wave, s.cfg.Timing.Drain/2/waves), 1)) // a ticker takes no zero
 	defer ticker.Stop()
 	for i, session := range open {
 		if i > 0 && i%size == 0 {
