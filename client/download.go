@@ -139,7 +139,8 @@ func (o *Options) askSnapshot(ctx context.Context, rest *snapshotBody) (*http.Re
 	return resp, nil
 }
 
-// watchedBody puts its watchdog off with every read.
+// watchedBody has its watchdog look at every read. In between it sleeps: how long we take for what came, because
+// somebody has a long edit perhaps, is not the server's fault.
 type watchedBody struct {
 	io.ReadCloser
 	watchdog *time.Timer
@@ -148,6 +149,7 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.watchdog.Reset(stalled)
+	defer b.watchdog.Stop()
 	return b.ReadCloser.Read(p)
 }
 

@@ -2,13 +2,22 @@ package client_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/canopysync/canopy/bootstrap/format"
+	"github.com/canopysync/canopy/bootstrap/format/formattest"
+	"github.com/canopysync/canopy/client"
+	"github.com/canopysync/canopy/moveop"
 )
 
 // cutting is a bootstrap service that breaks every answer off after some bytes, and counts them.
@@ -113,4 +122,56 @@ func TestCutDownload(t *testing.T) {
 			}
 		})
 	}
+}
+
+// inMemory answers with a snapshot until the request is given up.
+type inMemory struct {
+	stream []byte
+	asked  int
+}
+
+func (m *inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
+	m.asked++
+	body := io.NopCloser(&untilDone{r.Context(), bytes.NewReader(m.stream)})
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: body, Request: r}, nil
+}
+
+type untilDone struct {
+	ctx  context.Context
+	from io.Reader
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.from.Read(p)
+}
+
+// Loading waits for the edits of the application, and the server must not be given up for it.
+func TestALongEditDoesNotCutADownloadOff(t *testing.T) {
+	t.Parallel()
+	snapshot := &formattest.Snapshot{Room: "garden", Epoch: "0193a0e0-0000-7000-8000-00000000cafe", Seq: 5000}
+	for i := range snapshot.Seq {
+		row := format.NodeRow{Parent: moveop.Root, OrderKey: []byte("a0"), TS: moveop.NewTimestamp(i+1, 0, 1), Seq: i + 1}
+		binary.BigEndian.PutUint64(row.Node[:], uint64(i+1))
+		snapshot.Nodes = append(snapshot.Nodes, row)
+	}
+	service := &inMemory{stream: formattest.Encode(snapshot)}
+	path := filepath.Join(t.TempDir(), "replica")
+	synctest.Test(t, func(t *testing.T) {
+		const nobody = "http://127.0.0.1:1" // but for snapshots
+		c := open(t, path, client.Options{
+			RealtimeURL: nobody, BootstrapURL: nobody, HTTPClient: &http.Client{Transport: service},
+			PreviewTimeout: -1, RetryMin: time.Hour, RetryMax: time.Hour,
+		})
+		edit(t, c, func(*client.Tx) error {
+			time.Sleep(5 * time.Minute)
+			return nil
+		})
+		waitFor(t, c, "loaded", func(st client.Status) bool { return !st.Partial })
+		if service.asked != 1 {
+			t.Errorf("asked %d times", service.asked)
+		}
+	})
 }

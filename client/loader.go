@@ -136,7 +136,6 @@ func (l *loader) section(ctx context.Context, rows *format.Rows) error {
 		next, into = l.opRows(rows), draftOps
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	chunks := make(chan []any, chunksAhead)
 	var decoding sync.WaitGroup
 	defer decoding.Wait()
