@@ -338,9 +338,17 @@ func TestKeygen(t *testing.T) {
 			t.Errorf("%s: mint: %+v", alg, r)
 		}
 	}
+	if r := command(t.Context(), nil, nil, "token", "keygen", "-o", "-"); r.code != exitOK || !strings.Contains(r.stdout, `"d":`) {
+		t.Errorf("to standard output: %+v", r)
+	}
+	unpublished := filepath.Join(dir, "unpublished")
+	r := command(t.Context(), nil, nil, "token", "keygen", "-o", unpublished, "--public", filepath.Join(dir, "nowhere", "x"))
+	if _, err := os.Stat(unpublished); r.code != exitFailure || !os.IsNotExist(err) {
+		t.Errorf("without its public key: %v, %+v", err, r)
+	}
 	key := filepath.Join(dir, "EdDSA")
 	for _, args := range []string{
-		"token keygen --alg=HS256 -o x --public y", "token keygen --alg=none -o x", "token mint ann --room=a=read --unlisted",
+		"token keygen --alg=HS256 -o x --public y", "token keygen -o x --public ./x", "token keygen --output=", "token keygen --alg=none -o x", "token mint ann --room=a=read --unlisted",
 		"token mint ann --room=a=read --signing-key=" + key, "token mint ann --unlisted --signing-key=" + key,
 		"token mint ann --room=A=read --unlisted --signing-key=" + key, "token mint ann --room=a=own --unlisted --signing-key=" + key,
 		"token mint ann --room=a=read --ttl=0s --unlisted --signing-key=" + key,
