@@ -39,7 +39,7 @@ type benchFlags struct {
 	Time   time.Duration `default:"5s" help:"Time for each measure, without setting up (5s by default)."`
 	Count  int           `placeholder:"N" help:"Rounds of each measure, in place of a time."`
 	Growth bool          `help:"Show also how cost grows with nodes, depth, siblings and log."`
-	Dir    string        `placeholder:"DIR" help:"Directory for files and the private Postgres, removed at the end: its disk is measured."`
+	Dir    string        `placeholder:"DIR" help:"Put files and the private Postgres into this directory, until the end: its disk is measured."`
 	jsonFlag
 }
 
@@ -129,6 +129,9 @@ func (*benchLoadCmd) Run(ctx context.Context, env *Env) error {
 func (c *benchFlags) run(ctx context.Context, env *Env, cfg bench.Config, measures ...measure) error {
 	if c.Nodes < 1000 {
 		return usagef("--nodes %d: fewer than 1000 show nothing", c.Nodes)
+	}
+	if c.Time <= 0 || c.Count < 0 {
+		return usagef("--time must be positive, and --count not negative")
 	}
 	about := struct {
 		bench.Machine

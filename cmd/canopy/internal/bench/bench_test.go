@@ -130,6 +130,26 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// stopping ends what is measured when the first piece of work begins.
+type stopping struct{ cancel context.CancelFunc }
+
+func (s stopping) Start(string, int64) { s.cancel() }
+func (stopping) Add(int64)             {}
+func (stopping) End()                  {}
+
+// The load process is killed then. That is no failure of its own.
+func TestCancelWithALoad(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := bench.Connections(ctx, bench.Config{
+		Sockets: 200, Load: []string{os.Args[0], "load"}, DatabaseURL: pgtest.New(t), Progress: stopping{cancel},
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Without enough open files nothing is begun, and the user is told what to do.
 func TestTooFewFiles(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/gob"
 	"errors"
@@ -168,13 +169,16 @@ type load struct {
 	stdin io.WriteCloser
 	enc   *gob.Encoder
 	dec   *gob.Decoder
+	// stopped is why the process was stopped, nil while it was not: what it says then, or its silence, is no
+	// failure.
+	stopped func() error
 }
 
 func startLoad(ctx context.Context, c *Config) (*load, error) {
 	if len(c.Load) == 0 {
 		return nil, errors.New("Config.Load is required")
 	}
-	l := &load{cmd: exec.CommandContext(ctx, c.Load[0], c.Load[1:]...)}
+	l := &load{cmd: exec.CommandContext(ctx, c.Load[0], c.Load[1:]...), stopped: ctx.Err}
 	l.cmd.Stderr = os.Stderr
 	l.cmd.WaitDelay = 10 * time.Second
 	var err error
@@ -193,14 +197,14 @@ func startLoad(ctx context.Context, c *Config) (*load, error) {
 }
 
 func (l *load) ask(o order) (a answer, err error) {
-	if err := l.enc.Encode(o); err != nil {
-		return a, fmt.Errorf("load process: %w", err)
+	if err = l.enc.Encode(o); err == nil {
+		err = l.dec.Decode(&a)
 	}
-	if err := l.dec.Decode(&a); err != nil {
-		return a, fmt.Errorf("load process: %w", err)
+	if err == nil && a.Err != "" {
+		err = errors.New(a.Err)
 	}
-	if a.Err != "" {
-		return a, fmt.Errorf("load process: %s", a.Err)
+	if err != nil {
+		return a, fmt.Errorf("load process: %w", cmp.Or(l.stopped(), err))
 	}
 	return a, nil
 }
