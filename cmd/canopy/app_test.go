@@ -26,7 +26,9 @@ func TestWrongUsageIsSaidSo(t *testing.T) {
 		"import room /dev/null", "migrate up --database-url=::", "dev --realtime-addr=0.0.0.0:0", "dev --realtime-addr=:0",
 		"dev --realtime-addr=127.0.0.1", "dev --bootstrap-addr=192.0.2.1:0 --realtime-addr=127.0.0.1:0",
 		"dev --realtime-addr=127.0.0.1:99999", "serve realtime --addr=0.0.0.0:0 --database-url=x",
-		"serve bootstrap --addr=[::]:0 --database-url=x", "room set room --database-url=x", "room set room --restore-on=never",
+		"serve bootstrap --addr=[::]:0 --database-url=x", "room set room --database-url=x", "tail room --after=-1", "tail room --limit=-1",
+		"room stats room --realtime-url=http://localhost?x=y", "bench tree --time=0s", "bench tree --count=-1",
+		"demo --edits=-1", "demo --pause=-1s", "room set room --restore-on=never",
 		"room set room --restore-on=always --database-url=x", "room set UPPER --restore-on=never --create --database-url=x",
 	} {
 		r := command(t.Context(), nil, nil, strings.Fields(args)...)

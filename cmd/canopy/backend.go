@@ -88,7 +88,7 @@ func (b *backend) migrate(ctx context.Context) (err error) {
 	}
 	done, err := b.db.Migrate(ctx)
 	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
+		return err
 	}
 	for _, m := range done {
 		b.log.Info("migrated", "version", m.Version, "name", m.Name)

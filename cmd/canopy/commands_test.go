@@ -148,6 +148,32 @@ func TestNothingOfAMalformedDocumentIsImported(t *testing.T) {
 	}
 }
 
+func TestOfNothingNoRoomIsMade(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	for _, path := range []string{t.TempDir(), write(t, "empty.json", `{}`), write(t, "empty.opml", `<opml><body/></opml>`)} {
+		var got imported
+		if parseJSON(t, w.must("import", "garden", path, "--json"), &got); got != (imported{Room: "garden"}) {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+}
+
+// What was read from standard input before it turned out to be malformed is told, as it is at the end.
+func TestAnImportThatEndsEarlySaysWhatItHasDone(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	doc := `{"children":[` + strings.Repeat(`{"props":{"name":"x"}},`, 2*importBatch) + `?`
+	r := w.canopyIn(t.Context(), strings.NewReader(doc), "import", "garden", "-", "--format=json")
+	if r.code != exitBadInput || !strings.Contains(r.stderr, "the 2000 nodes before that are in room garden") {
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+	var stats wire.Stats
+	if parseJSON(t, w.must("room", "stats", "garden", "--json"), &stats); stats.Nodes != 2*importBatch {
+		t.Errorf("the room has %d nodes", stats.Nodes)
+	}
+}
+
 func TestAReplicaFileIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	w := withGarden(t)
@@ -184,6 +210,20 @@ func TestARoomThatIsNotThere(t *testing.T) {
 	}
 	if _, err := os.Stat(out); !os.IsNotExist(err) {
 		t.Errorf("%s is there: %v", out, err)
+	}
+}
+
+// A room that is not there, and a service that is another one, are told apart.
+func TestAnotherService(t *testing.T) {
+	t.Parallel()
+	w := withGarden(t)
+	for _, args := range [][]string{
+		{"room", "stats", "garden", "--realtime-url", w.realtime + "/elsewhere"}, {"tail", "garden", "--realtime-url", w.bootstrap},
+		{"snapshot", "export", "garden", "-o", "-", "--bootstrap-url", w.realtime},
+	} {
+		if r := w.canopy(args...); r.code != exitFailure || !strings.Contains(r.stderr, "is it the service of --") {
+			t.Errorf("%v: exit code %d, stderr %q", args, r.code, r.stderr)
+		}
 	}
 }
 
@@ -235,6 +275,26 @@ func TestInterruptedCommandsSaySo(t *testing.T) {
 		if r := w.canopyIn(ctx, nil, args...); r.code != exitInterrupted {
 			t.Errorf("%v: exit code %d: %s", args, r.code, r.stderr)
 		}
+	}
+}
+
+// Nothing comes on standard input, nor does its end: interrupting does not wait for it.
+func TestInterruptedWhileWaitingForInput(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	for _, args := range [][]string{{"import", "garden", "-", "--format=json"}, {"snapshot", "verify", "-"}, {"token", "inspect"}} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		in, out := io.Pipe()
+		done := make(chan result, 1)
+		go func() { done <- w.canopyIn(ctx, in, args...) }()
+		if _, err := out.Write([]byte(" ")); err != nil { // which is read: it waits for more
+			t.Fatal(err)
+		}
+		cancel(interrupted{os.Interrupt})
+		if r := <-done; r.code != exitInterrupted {
+			t.Errorf("%v: exit code %d: %s", args, r.code, r.stderr)
+		}
+		_ = out.Close()
 	}
 }
 
@@ -483,6 +543,11 @@ func TestOutputReplacesAFileOnlyWhenItIsComplete(t *testing.T) {
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the link was replaced: %v", err)
+	}
+	long := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
+	w.must("export", "garden", "-o", long)
+	if text, _ := os.ReadFile(long); string(text) != garden {
+		t.Errorf("with a long name: %s", text)
 	}
 	w.must("export", "garden", "-o", os.DevNull)
 	if info, err := os.Stat(os.DevNull); err != nil || info.Mode()&os.ModeDevice == 0 {

@@ -64,6 +64,9 @@ type demoResult struct {
 }
 
 func (c *demoCmd) Run(ctx context.Context, env *Env) (err error) {
+	if c.Pause < 0 || c.Edits < 0 {
+		return usagef("neither --pause nor --edits may be negative")
+	}
 	dir, err := os.MkdirTemp("", "canopy-demo-*")
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -13,8 +14,11 @@ import (
 // writeOutput has write fill path, or standard output for "-". A file appears under its name only when
 // it is complete and on disk; what was there before stays there until then, and on any error.
 func writeOutput(env *Env, path string, write func(io.Writer) error) error {
-	if path == "-" {
+	switch path {
+	case "-":
 		return write(env.Stdout)
+	case "":
+		return usagef("the name of the file to write is empty")
 	}
 	path, special, err := target(path)
 	if err != nil {
@@ -55,9 +59,9 @@ func writeInPlace(path string, write func(io.Writer) error) error {
 }
 
 func writeAtomically(path string, write func(io.Writer) error) (err error) {
-	dir, name := filepath.Split(path)
-	// Not os.CreateTemp, which lets nobody else read the file, whatever the umask says.
-	temp := filepath.Join(dir, "."+name+"."+rand.Text()[:8])
+	// Not os.CreateTemp, which lets nobody else read the file, whatever the umask says; and not the name with
+	// something added, which may be too long.
+	temp := filepath.Join(filepath.Dir(path), ".canopy-"+rand.Text()[:8])
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
@@ -90,9 +94,9 @@ func syncDir(dir string) error {
 }
 
 // openInput opens path, or standard input for "-".
-func openInput(env *Env, path string) (io.ReadCloser, error) {
+func openInput(ctx context.Context, env *Env, path string) (io.ReadCloser, error) {
 	if path == "-" {
-		return io.NopCloser(env.Stdin), nil
+		return interruptible(ctx, env.Stdin), nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -103,4 +107,16 @@ func openInput(env *Env, path string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("%s is a directory", path)
 	}
 	return f, nil
+}
+
+// interruptible has reading end with ctx even while nothing comes, as from a terminal. What waits for the input
+// then, and would for ever, ends with the process.
+func interruptible(ctx context.Context, src io.Reader) io.ReadCloser {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, src)
+		_ = w.CloseWithError(err) // it has no error
+	}()
+	context.AfterFunc(ctx, func() { _ = w.CloseWithError(ctx.Err()) })
+	return r
 }

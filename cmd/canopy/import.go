@@ -12,10 +12,11 @@ import (
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/cmd/canopy/internal/outline"
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 type importCmd struct {
-	Room   string `arg:"" help:"Name of the room; it is made if it is not there."`
+	Room   string `arg:"" help:"Name of the room; it is made if it is not there, by the first node."`
 	Path   string `arg:"" help:"Directory or file to read, - for standard input."`
 	Format string `enum:"auto,dir,opml,json" default:"auto" placeholder:"FORMAT" help:"dir, opml or json; by default what the path looks like."`
 	Parent string `placeholder:"NODE" help:"Add below this node instead of the root."`
@@ -49,7 +50,7 @@ type imported struct {
 }
 
 func (c *importCmd) Run(ctx context.Context, env *Env) (err error) {
-	src, err := c.source(env)
+	src, err := c.source(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func (c *importCmd) Run(ctx context.Context, env *Env) (err error) {
 	defer func() { err = errors.Join(err, r.close()) }()
 	done, err := c.load(ctx, env, r, src, parent, total)
 	if err != nil {
-		return c.partly(r, err)
+		return c.partly(r, done, err)
 	}
 	return c.print(env, done, func() {
 		fmt.Fprintf(env.Stdout, "%d nodes with %d properties are in room %s, which is at seq %d\n", done.Nodes, done.Props, done.Room, done.Seq)
@@ -81,7 +82,7 @@ type source struct {
 	again bool // it can be read more than once
 }
 
-func (c *importCmd) source(env *Env) (source, error) {
+func (c *importCmd) source(ctx context.Context, env *Env) (source, error) {
 	format, err := c.format()
 	if err != nil {
 		return source{}, err
@@ -96,7 +97,7 @@ func (c *importCmd) source(env *Env) (source, error) {
 		read = outline.ReadOPML
 	}
 	return source{again: isRegular(c.Path), open: func() (outline.Entries, io.Closer, error) {
-		f, err := openInput(env, c.Path)
+		f, err := openInput(ctx, env, c.Path)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -173,7 +174,7 @@ func (c *importCmd) check(ctx context.Context, env *Env, src source) (nodes int6
 	return nodes, err
 }
 
-// each calls fn for every entry, checked.
+// each calls fn for every entry.
 func (s source) each(ctx context.Context, fn func(outline.Entry) error) error {
 	entries, f, err := s.open()
 	if err != nil {
@@ -181,11 +182,8 @@ func (s source) each(ctx context.Context, fn func(outline.Entry) error) error {
 	}
 	defer f.Close()
 	for e, err := range entries {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err == nil {
-			err = e.Props.Check()
+		if ctx.Err() != nil {
+			err = ctx.Err() // not what it looks like to who reads the document
 		}
 		if err == nil {
 			err = fn(e)
@@ -227,6 +225,9 @@ func (c *importCmd) load(ctx context.Context, env *Env, r *replica, src source, 
 		return done, err
 	}
 	at, err := s.position(ctx, c.Room)
+	if done.Nodes+done.Props == 0 && errors.Is(err, wire.ErrUnknownRoom) {
+		err = nil // of nothing, no room is made
+	}
 	done.Seq = at.Head
 	return done, err
 }
@@ -246,14 +247,17 @@ func (f replicaFlags) push(ctx context.Context, env *Env, r *replica) error {
 	return r.synced(ctx, func(s client.Status) { bar.set(max(0, total-s.Pending), total) })
 }
 
-// partly says what became of an import that did not come to its end.
-func (c *importCmd) partly(r *replica, err error) error {
+// partly says what became of an import that did not come to its end, once the replica has pushed what it can.
+func (c *importCmd) partly(r *replica, done imported, err error) error {
+	err = errors.Join(fmt.Errorf("import: %w", err), r.close())
 	pending := r.Pending()
 	switch {
+	case done.Nodes == 0:
+		return err
 	case pending == 0:
-		return fmt.Errorf("import: %w", err)
+		return fmt.Errorf("%w (the %d nodes before that are in room %s)", err, done.Nodes, c.Room)
 	case c.File != "":
-		return fmt.Errorf("import: %w (%d operations are in %s and not pushed yet; they will be when it is used again)", err, pending, c.File)
+		return fmt.Errorf("%w (of the %d nodes before that, %d operations are in %s and not pushed yet; they will be when it is used again)", err, done.Nodes, pending, c.File)
 	}
-	return fmt.Errorf("import: %w (%d operations were not pushed and are lost with the temporary replica)", err, pending)
+	return fmt.Errorf("%w (of the %d nodes before that, %d operations were not pushed and are lost with the temporary replica)", err, done.Nodes, pending)
 }

@@ -61,8 +61,21 @@ func (im *importer) flush(ctx context.Context) error {
 		}
 		return im.set(tx)
 	})
+	if err == nil {
+		im.count()
+	}
 	im.batch = im.batch[:0]
 	return err
+}
+
+// count adds up what was committed.
+func (im *importer) count() {
+	for _, a := range im.batch {
+		if a.isNew {
+			im.nodes++
+		}
+		im.props += int64(len(a.props))
+	}
 }
 
 // runs groups the new nodes of the batch by parent. In a depth-first order a group whose first node
@@ -104,14 +117,10 @@ func create(tx *client.Tx, run []*slot) error {
 
 func (im *importer) set(tx *client.Tx) error {
 	for _, a := range im.batch {
-		if a.isNew {
-			im.nodes++
-		}
 		for _, key := range a.props.Keys() {
 			if err := tx.Set(a.at.id, key, a.props[key]); err != nil {
 				return err
 			}
-			im.props++
 		}
 	}
 	return nil

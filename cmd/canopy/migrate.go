@@ -34,7 +34,7 @@ func (c *migrateUpCmd) Run(ctx context.Context, env *Env) error {
 	defer db.Close()
 	done, err := db.Migrate(ctx)
 	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
+		return err
 	}
 	return c.print(env, migrations{true, nonNil(done)}, func() {
 		for _, m := range done {
@@ -57,7 +57,7 @@ func (c *migrateStatusCmd) Run(ctx context.Context, env *Env) error {
 	defer db.Close()
 	list, err := db.Migrations(ctx)
 	if err != nil {
-		return fmt.Errorf("list migrations: %w", err)
+		return err
 	}
 	ready := db.Ready(ctx)
 	return c.print(env, migrations{ready == nil, nonNil(list)}, func() {

@@ -42,7 +42,7 @@ func (c *roomListCmd) Run(ctx context.Context, env *Env) error {
 	defer db.Close()
 	rooms, err := db.Rooms(ctx)
 	if err != nil {
-		return fmt.Errorf("list rooms: %w", err)
+		return err
 	}
 	if c.JSON {
 		for _, room := range rooms {
@@ -221,7 +221,7 @@ func (c *roomNewEpochCmd) Run(ctx context.Context, env *Env) error {
 	if c.All {
 		rooms, err := db.Rooms(ctx)
 		if err != nil {
-			return fmt.Errorf("list rooms: %w", err)
+			return err
 		}
 		for _, room := range rooms {
 			c.Rooms = append(c.Rooms, room.Name)

@@ -46,7 +46,7 @@ type service struct {
 // newService checks the URL that a flag gave.
 func newService(flag, base, token string) (service, error) {
 	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
 		return service{}, usagef("%s %q is not of the form http://host:port", flag, base)
 	}
 	return service{flag, strings.TrimRight(base, "/"), token, &http.Client{Transport: &http.Transport{
@@ -98,10 +98,14 @@ func (s service) inRoom(ctx context.Context, room, path string, header http.Head
 		return resp, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
+	refusal := wire.ReadError(resp)
+	switch {
+	case resp.StatusCode != http.StatusNotFound:
+		return nil, refusal
+	case refusal.Code == wire.CodeForbidden:
 		return nil, fmt.Errorf("%w: %s", wire.ErrUnknownRoom, room)
 	}
-	return nil, wire.ReadError(resp)
+	return nil, fmt.Errorf("%s does not know %s: is it the service of %s?", s.base, resp.Request.URL.Path, s.flag)
 }
 
 // ready checks that the service is there and serving.

@@ -122,7 +122,7 @@ func (c *snapshotVerifyCmd) Run(ctx context.Context, env *Env) error {
 // scan runs read over a file, with a progress bar, until ctx is done.
 func scan[T any](ctx context.Context, env *Env, path string, read func(io.Reader) (T, error)) (T, error) {
 	var zero T
-	f, err := openInput(env, path)
+	f, err := openInput(ctx, env, path)
 	if err != nil {
 		return zero, err
 	}

@@ -83,6 +83,9 @@ func (c *tailCmd) Run(ctx context.Context, env *Env) error {
 }
 
 func (c *tailCmd) tailer(ctx context.Context, env *Env) (*tailer, error) {
+	if c.Limit < 0 || c.After != nil && *c.After < 0 {
+		return nil, usagef("neither --after nor --limit may be negative")
+	}
 	s, err := c.service(c.tokenFlag)
 	if err != nil {
 		return nil, err

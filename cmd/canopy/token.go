@@ -170,7 +170,12 @@ type inspected struct {
 
 func (c *tokenInspectCmd) Run(ctx context.Context, env *Env) error {
 	if c.Token == "-" {
-		text, err := io.ReadAll(io.LimitReader(env.Stdin, 2*auth.MaxTokenBytes))
+		in, err := openInput(ctx, env, c.Token)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		text, err := io.ReadAll(io.LimitReader(in, 2*auth.MaxTokenBytes))
 		if err != nil {
 			return err
 		}

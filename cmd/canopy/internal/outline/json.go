@@ -85,6 +85,9 @@ func (p *jsonParser) member(key string) (children bool, err error) {
 		if err := p.decode(&props); err != nil {
 			return false, err
 		}
+		if err := props.check(); err != nil {
+			return false, p.wrap(err)
+		}
 		p.emit(Entry{Depth: p.depth, Props: props})
 		return false, nil
 	case key == "id" || p.depth == 0 && key == "room":

@@ -120,7 +120,7 @@ func attributes(attrs []xml.Attr) (Props, error) {
 			}
 		}
 	}
-	return props, nil
+	return props, props.check()
 }
 
 // swap is the way from attribute to property and back: what OPML calls text is the name here.

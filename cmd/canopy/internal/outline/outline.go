@@ -65,16 +65,16 @@ type Writer interface {
 	Close() error
 }
 
-// Check refuses properties that no replica takes.
-func (p Props) Check() error {
+// check refuses properties that no replica takes.
+func (p Props) check() error {
 	for _, key := range p.Keys() {
 		value, err := moveop.CompactValue(p[key])
 		if err != nil {
-			return fmt.Errorf("%w: property %q: %w", ErrFormat, key, err)
+			return fmt.Errorf("property %.100q: %w", key, err)
 		}
 		op := moveop.Op{Kind: moveop.Set, TS: moveop.NewTimestamp(1, 0, 1), Node: moveop.Root, Key: key, Value: value}
 		if err := op.Validate(moveop.DefaultLimits); err != nil {
-			return fmt.Errorf("%w: property %q: %w", ErrFormat, key, err)
+			return fmt.Errorf("property %.100q: %w", key, err)
 		}
 	}
 	return nil

@@ -344,17 +344,22 @@ func TestWriterRefusesALeap(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
+// Properties that no replica takes are refused, with the place where they are.
+func TestRefusesWhatNoReplicaTakes(t *testing.T) {
 	t.Parallel()
-	for _, p := range []outline.Props{
-		{"": json.RawMessage(`1`)}, {"a": json.RawMessage(`{`)}, {strings.Repeat("k", 256): json.RawMessage(`1`)},
-		{"a": json.RawMessage(strings.Repeat("[", 65) + strings.Repeat("]", 65))},
+	long := strings.Repeat("k", 256)
+	for i, texts := range [][]string{
+		{`{"props":{"":1}}`, `{"props":{"` + long + `":1}}`, `{"props":{"a":` + strings.Repeat("[", 65) + strings.Repeat("]", 65) + `}}`},
+		{`<opml><body><outline ` + long + `="1"/></body></opml>`},
 	} {
-		if err := p.Check(); !errors.Is(err, outline.ErrFormat) {
-			t.Errorf("%v: %v", p.Keys(), err)
+		for _, text := range texts {
+			_, _, err := collect(formats[i].read(text))
+			if !errors.Is(err, outline.ErrFormat) || !strings.Contains(err.Error(), []string{"at byte ", "at line 1, column "}[i]) {
+				t.Errorf("%s %s: %v", formats[i].name, text, err)
+			}
 		}
 	}
-	if err := (outline.Props{"a": json.RawMessage(` [ 1 ] `)}).Check(); err != nil {
+	if _, _, err := collect(formats[0].read(`{"props":{"a": [ 1 ] }}`)); err != nil {
 		t.Error(err)
 	}
 }
