@@ -61,8 +61,8 @@
 //	resync                                     load a snapshot, apply the outbox on top; what got through and
 //	                                           was folded since leaves it, what is too old is stamped anew
 //	resync with another epoch                  the same, and queue again what the server has lost of ours
-//	digests that differ, Repair                exchange the operations that differ; where that is not enough,
-//	                                           load a snapshot
+//	digests that differ, Repair                exchange the operations that differ, push again what the server has
+//	                                           lost of ours; where that is not enough, load a snapshot
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
 //	too_old                                    stamp the outbox anew, by the server's clock if ours is slow
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,
@@ -90,6 +90,7 @@
 //	a frame of the server                      64 MiB; then the connection ends
 //	connecting, writing a frame                15 s each; then the connection ends
 //	silence of the server                      60 s, asked every 20 s; then the connection ends
+//	a push that is not answered                2 min; then the connection ends
 //	a snapshot that brings nothing             30 s; then it counts as cut off
 //	memory to decompress a snapshot            64 MiB; then it is refused
 //	children fetched during the first load     100,000 nodes since Open; 10,000 of a node to find its last one

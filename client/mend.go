@@ -57,6 +57,10 @@ func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err
 	if err := t.affordWithdrawal(found.surplus); err != nil {
 		return false, err
 	}
+	lost, err := t.lostOf(found)
+	if err != nil {
+		return false, err
+	}
 	if len(found.surplus) > 0 {
 		if err := t.withdraw(found.surplus); err != nil {
 			return false, err
@@ -68,6 +72,9 @@ func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err
 	if err := t.add(found.lacking); err != nil {
 		return false, err
 	}
+	if err := t.enqueueAgain(lost); err != nil {
+		return false, err
+	}
 	digest, err := t.addUp(ctx, t.meta.folded)
 	if err != nil {
 		return false, err
@@ -77,6 +84,39 @@ func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err
 		t.changes.all()
 	}
 	return changed, nil
+}
+
+// lostOf returns what was made here and the server has not got any more, though it acknowledged it: it was set
+// back without a new epoch, and others have filled the gap. What had been known counts as far as the two agree.
+func (t *txn) lostOf(found *logComparison) (lost []queued, err error) {
+	common, theirs := t.meta.seq, map[moveop.Timestamp]bool{}
+	for i := range found.lacking {
+		common, theirs[found.lacking[i].TS] = min(common, found.lacking[i].Seq-1), true
+	}
+	for i := range found.surplus {
+		common = min(common, found.surplus[i].Seq-1)
+	}
+	for _, op := range found.surplus {
+		ours, err := t.gotThrough(op.TS)
+		if err != nil {
+			return nil, err
+		}
+		if ours && !theirs[op.TS] {
+			op.Known, op.Seq = min(op.Known, common), 0
+			lost = append(lost, queued{op: op, edit: t.meta.version + 1})
+		}
+	}
+	if len(lost) > 0 {
+		_, err = t.exec(`UPDATE outbox SET known = min(known, ?)`, common)
+	}
+	return lost, err
+}
+
+// gotThrough reports whether an operation of the log was made here and is not pending.
+func (s *session) gotThrough(ts moveop.Timestamp) (yes bool, err error) {
+	_, err = s.row(`SELECT EXISTS (SELECT 1 FROM own WHERE replica = ?) AND NOT EXISTS (SELECT 1 FROM outbox WHERE ts = ?)`,
+		[]any{replicaBytes(ts.Replica()), ts[:]}, &yes)
+	return yes, err
 }
 
 // affordWithdrawal refuses to take out operations where too many came after the first of them.

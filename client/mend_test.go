@@ -6,6 +6,7 @@ import (
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
+	"github.com/canopysync/canopy/proptest"
 )
 
 // A room of many operations at many times, a file of it, and one pending operation.
@@ -80,5 +81,43 @@ func TestRepairFetchesOnlyWhatDiffers(t *testing.T) {
 				t.Error("digests differ")
 			}
 		})
+	}
+}
+
+// A server that was set back without a new epoch, and has gone beyond our cursor since, lacks what it had
+// acknowledged. It gets it again.
+func TestAcknowledgedAndLost(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.join(t)
+	create(t, c, moveop.Root, client.Last, "kept")
+	s.synced(t, c)
+	kept := s.digest().Ops
+	create(t, c, moveop.Root, client.Last, "lost")
+	s.synced(t, c)
+	s.mu.Lock()
+	log := s.log()
+	s.room = proptest.NewServer(proptest.RestoreMoveAndSet)
+	if _, err := s.commit(log[:kept]); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Unlock()
+	s.hangUp()
+	for i := range 5 {
+		op := moveop.Op{
+			Kind: moveop.Set, TS: moveop.NewTimestamp(2, uint16(i), 7), Node: moveop.Root, Key: "k", Value: []byte(fmt.Sprint(i)),
+		}
+		if err := s.apply(op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.synced(t, c)
+	wantTitles(t, c, "kept lost")
+	s.checkOnce(t)
+	if d := doctor(t, c); len(d.Findings) > 0 || !d.Compared {
+		t.Errorf("found %+v", d)
 	}
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -13,6 +14,7 @@ import (
 // pushing is the state of pushing on one connection. One batch is on its way at a time.
 type pushing struct {
 	inflight []moveop.Op
+	pushed   time.Time // when it was sent
 	id       int64
 	after    time.Time // not before
 	adopted  bool      // the outbox was looked through for operations under an earlier replica id
@@ -22,6 +24,9 @@ const (
 	// forbiddenWait is how long to wait after the server said that the token does not allow pushing:
 	// rights change, but seldom.
 	forbiddenWait = time.Minute
+	// answerTimeout is how long the server may take to answer a push while it says other things; then it
+	// has lost it. It gives itself 30 s for one, and what it says before the answer has to be read first.
+	answerTimeout = 2 * time.Minute
 	// slowClock is how far behind the server's clock ours may be when operations are found too old.
 	slowClock = time.Second
 	// besideOthers is the most operations of a push while others are in the room: they wait for as long
@@ -36,6 +41,9 @@ const (
 // lost, has come back by then and left the outbox.
 func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	m := l.c.store.meta.Load()
+	if l.inflight != nil && time.Since(l.pushed) > answerTimeout {
+		return 0, errors.New("a push was not answered")
+	}
 	if !l.caughtUp || l.inflight != nil || m.pending == m.refused {
 		return pingInterval, nil
 	}
@@ -61,7 +69,7 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 		return 0, l.refuseOp(ctx, batch[0].TS, e) // alone in its batch, or it would fit
 	}
 	l.id++
-	l.inflight = batch
+	l.inflight, l.pushed = batch, time.Now()
 	l.c.store.unsure.Store(true)
 	return pingInterval, l.conn.write(frame)
 }
@@ -113,6 +121,9 @@ func (l *link) ack(ctx context.Context, ack wire.Ack) error {
 	if err := l.answered(ack.ID); err != nil {
 		return err
 	}
+	if err := answersFor(l.inflight, ack); err != nil {
+		return err
+	}
 	err := l.c.store.update(ctx, Remote, func(t *txn) error {
 		if !l.ofOurs(&t.meta) {
 			return errLoaded
@@ -137,6 +148,25 @@ func (l *link) answered(id string) error {
 	return nil
 }
 
+// answersFor checks that an acknowledgement is of just the operations that were pushed: what it leaves out would
+// be pushed again at once, what it adds would be dropped though nobody has it.
+func answersFor(batch []moveop.Op, ack wire.Ack) error {
+	pushed := make(map[moveop.Timestamp]bool, len(batch))
+	for i := range batch {
+		pushed[batch[i].TS] = true
+	}
+	for _, r := range ack.Results {
+		if !pushed[r.TS] || r.Seq < 1 || r.Seq > ack.Head {
+			return fmt.Errorf("an acknowledgement of %s at seq %d of %d, which cannot be", r.TS, r.Seq, ack.Head)
+		}
+		delete(pushed, r.TS)
+	}
+	if len(pushed) > 0 {
+		return fmt.Errorf("an acknowledgement of %d operations in place of %d", len(ack.Results), len(batch))
+	}
+	return nil
+}
+
 // nack decides what becomes of a refused batch. Nothing of it was applied.
 func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 	if err := l.answered(nack.ID); err != nil {
@@ -148,11 +178,12 @@ func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 	l.log.Warn("push refused", "ops", len(batch), "error", &nack.Error)
 	switch nack.Code {
 	case wire.CodeClockSkew:
-		return l.correctClock(ctx, nack.ServerTime)
+		return l.correctClock(ctx, &nack.Error)
 	case wire.CodeTooOld:
 		if l.offset(nack.ServerTime) > slowClock {
-			return l.correctClock(ctx, nack.ServerTime) // or the new timestamps may be too old as well
+			return l.correctClock(ctx, &nack.Error) // or the new timestamps may be too old as well
 		}
+		l.holdPushes(l.backoff.NextBackOff(), &nack.Error) // it may say so again
 		return l.update(ctx, (*txn).restamp)
 	case wire.CodeConflict, wire.CodeOutOfOrder:
 		// Another copy of the file pushed under our id.
@@ -164,7 +195,7 @@ func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 		l.holdPushes(forbiddenWait, &nack.Error)
 		return nil
 	}
-	if nack.Retryable {
+	if nack.Retryable || nack.Code.Retryable() {
 		l.holdPushes(l.backoff.NextBackOff(), &nack.Error)
 		return nil
 	}
@@ -199,11 +230,11 @@ func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, e *wire.Error)
 }
 
 // correctClock follows the server's clock from now on, and stamps what it did not take anew.
-func (l *link) correctClock(ctx context.Context, serverTime int64) error {
-	offset := l.offset(serverTime)
+func (l *link) correctClock(ctx context.Context, e *wire.Error) error {
+	offset := l.offset(e.ServerTime)
 	l.log.Warn("clock corrected", "offset", offset)
 	// Ours may still run ahead of what the server allows, if it runs fast: not in a tight loop.
-	l.after = time.Now().Add(l.backoff.NextBackOff())
+	l.holdPushes(l.backoff.NextBackOff(), e)
 	return l.update(ctx, func(t *txn) error { return t.setClock(offset) })
 }
 

@@ -203,6 +203,103 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// An acknowledgement that is not one of what was pushed ends the connection: it must not take out of the outbox
+// what nobody has, nor have the same pushed again and again.
+func TestWrongAck(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(ack *wire.Ack){
+		"of nothing":      func(ack *wire.Ack) { ack.Results = nil },
+		"of a part":       func(ack *wire.Ack) { ack.Results = ack.Results[1:] },
+		"of another one":  func(ack *wire.Ack) { ack.Results[0].TS = moveop.NewTimestamp(1, 1, 1) },
+		"of one too many": func(ack *wire.Ack) { ack.Results = append(ack.Results, ack.Results[0]) },
+		"at no seq":       func(ack *wire.Ack) { ack.Results[0].Seq = 0 },
+		"beyond the head": func(ack *wire.Ack) { ack.Results[0].Seq = ack.Head + 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			c := s.join(t)
+			s.synced(t, c)
+			s.hook(func(h *hooks) {
+				h.push = func(p *peer, m wire.Push) bool {
+					s.hooks.push = nil
+					p.live = false // nothing comes back
+					results, err := s.commit(m.Ops)
+					if err != nil {
+						t.Error(err)
+					}
+					ack := wire.Ack{ID: m.ID, Head: int64(len(s.log()))}
+					for i, r := range results {
+						ack.Results = append(ack.Results, wire.Result{TS: m.Ops[i].TS, Seq: r.Seq, Status: wire.StatusApplied})
+					}
+					change(&ack)
+					p.send(ack)
+					return true
+				}
+			})
+			create(t, c, moveop.Root, client.Last, "a")
+			s.synced(t, c)
+			if seen := s.counts(); len(seen.hellos) != 2 || len(seen.pushes) != 1 {
+				t.Errorf("%d connections, %d pushes", len(seen.hellos), len(seen.pushes))
+			}
+			if d := doctor(t, c); len(d.Findings) > 0 {
+				t.Errorf("found %+v", d)
+			}
+		})
+	}
+}
+
+// Timestamps that the server goes on to refuse are not pushed as fast as can be, and the status says why.
+func TestTimestampsRefused(t *testing.T) {
+	t.Parallel()
+	for _, code := range []wire.Code{wire.CodeClockSkew, wire.CodeTooOld} {
+		t.Run(string(code), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			c := s.join(t)
+			s.synced(t, c)
+			s.hook(func(h *hooks) {
+				h.push = func(p *peer, m wire.Push) bool {
+					p.nack(m.ID, wire.OpError(code, m.Ops[0].TS, "not this one either"))
+					return true
+				}
+			})
+			create(t, c, moveop.Root, client.Last, "a")
+			waitFor(t, c, "held up", func(st client.Status) bool {
+				e, ok := errors.AsType[*wire.Error](st.Err)
+				return ok && e.Code == code && len(s.counts().pushes) > 2
+			})
+			s.hook(func(h *hooks) { h.push = nil })
+			s.synced(t, c)
+			if st := c.Status(); st.Err != nil {
+				t.Errorf("status is %+v", st)
+			}
+			wantTitles(t, c, "a")
+		})
+	}
+}
+
+// A code that passes is none that sets operations aside, whatever comes with it.
+func TestRetryableByItsCode(t *testing.T) {
+	t.Parallel()
+	for _, code := range []wire.Code{wire.CodeBusy, wire.CodeRateLimited, wire.CodeInternal, wire.CodeReplicaInUse} {
+		t.Run(string(code), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			s.hook(func(h *hooks) {
+				h.push = func(p *peer, m wire.Push) bool {
+					s.hooks.push = nil
+					p.nack(m.ID, &wire.Error{Code: code, Op: &m.Ops[0].TS})
+					return true
+				}
+			})
+			c := s.join(t)
+			create(t, c, moveop.Root, client.Last, "a")
+			s.synced(t, c)
+		})
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

@@ -47,12 +47,13 @@ type syncer struct {
 
 	first        *firstLoad // nil when the room is here
 	needSnapshot bool
-	epoch        string       // of the last welcome or resync
-	suspect      bool         // our log is not the server's: mend it, or load a snapshot
-	mended       bool         // since digests were equal last: if they differ again, load a snapshot
-	repairing    []chan error // who waits for either
-	inUse        int          // connections in a row that were refused because our replica is in use
-	maxBatch     int          // operations of one push; halved when the server finds it too large
+	epoch        string        // of the last welcome or resync
+	suspect      bool          // our log is not the server's: mend it, or load a snapshot
+	mended       bool          // since digests were equal last: if they differ again, load a snapshot
+	repairing    []chan error  // who waits for either
+	inUse        int           // connections in a row that were refused because our replica is in use
+	waited       time.Duration // before the last attempt
+	maxBatch     int           // operations of one push; halved when the server finds it too large
 }
 
 func newSyncer(c *Client) *syncer {
@@ -87,6 +88,7 @@ func (s *syncer) run(ctx context.Context) {
 			break
 		}
 		delay := s.retryIn(ctx, err)
+		s.waited = delay
 		s.log.Info("sync ended", "error", err, "retry_in", delay)
 		s.c.setMembers(nil)
 		if errors.Is(err, errRepair) {
@@ -142,10 +144,14 @@ func (s *syncer) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	err = l.run(ctx)
-	if l.caughtUp && !errors.Is(err, errMismatch) {
-		s.backoff.Reset()
+	if l.caughtUp {
 		s.inUse = 0
+	}
+	// One that ends as soon as it is made is a failure like one that is not made.
+	if l.caughtUp && !errors.Is(err, errMismatch) && time.Since(began) > s.waited {
+		s.backoff.Reset()
 	}
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -127,6 +129,50 @@ func TestPushAfterOfflineEdits(t *testing.T) {
 				t.Errorf("pushes of %s operations, want %s", got, tc.pushes)
 			}
 		})
+	}
+}
+
+// retries takes note of the waits that a client logs.
+type retries struct {
+	slog.Handler
+	waits chan time.Duration
+}
+
+func (r retries) WithAttrs([]slog.Attr) slog.Handler { return r }
+
+func (r retries) Handle(_ context.Context, record slog.Record) error {
+	record.Attrs(func(a slog.Attr) bool {
+		if a.Key == "retry_in" && record.Message == "sync ended" {
+			select {
+			case r.waits <- a.Value.Duration():
+			default:
+			}
+		}
+		return true
+	})
+	return nil
+}
+
+// A server that lets everybody in and throws them out again is not asked ever again at the shortest wait.
+func TestBackoffOfShortConnections(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.hook(func(h *hooks) {
+		h.hello = func(p *peer, m wire.Hello) bool {
+			p.hello(m)
+			p.closeWith(wire.CloseOverloaded, "")
+			return true
+		}
+	})
+	opts := s.options()
+	opts.RetryMin, opts.RetryMax = 50*time.Millisecond, 400*time.Millisecond
+	waits := make(chan time.Duration, 1000)
+	opts.Logger = slog.New(retries{slog.NewTextHandler(io.Discard, nil), waits})
+	open(t, filepath.Join(t.TempDir(), "replica"), opts)
+	for wait := range waits {
+		if wait > 2*opts.RetryMin { // the first ones are at most one and a half times that
+			return
+		}
 	}
 }
 
