@@ -64,7 +64,7 @@ func (c *doctorCmd) Run(ctx context.Context, env *Env) error {
 func (c *doctorCmd) offline(ctx context.Context, env *Env) (room string, err error) {
 	r, err := client.Open(ctx, c.File, client.Options{})
 	if err != nil {
-		return "", fmt.Errorf("open replica: %w", err)
+		return "", err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if c.Salvage != "" {

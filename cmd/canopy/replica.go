@@ -68,7 +68,7 @@ func (f syncFlags) open(ctx context.Context, room, path string) (*replica, error
 		Synchronous: client.SynchronousNormal, HTTPClient: bs.http,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open replica: %w", err), r.removeTemp())
+		return nil, errors.Join(err, r.removeTemp())
 	}
 	return r, nil
 }
