@@ -40,7 +40,7 @@ func (s *Server) bodiless(next http.Handler) http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.HeaderTimeout))
 		s.allowWrite(w)
 		w.Header().Set("Connection", "close")
-		wire.WriteError(w, http.StatusBadRequest, wire.NewError(wire.CodeBadRequest, "requests have no body here"))
+		wire.WriteError(w, http.StatusBadRequest, wire.NewError(wire.CodeBadRequest, "a request must not have a body here"))
 	})
 }
 

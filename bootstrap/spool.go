@@ -19,7 +19,7 @@ var (
 	// errSpoolFull means that a snapshot does not fit into the space for spooled ones.
 	errSpoolFull = errors.New("no space left for spooled snapshots")
 	// errNoPlace means that no snapshot may begin now.
-	errNoPlace = wire.NewError(wire.CodeBusy, "no more snapshots at a time")
+	errNoPlace = wire.NewError(wire.CodeBusy, "too many snapshots at a time: try again later")
 )
 
 // spools are snapshots in files: each is written at the speed of the database and read, from the

@@ -58,7 +58,7 @@ var (
 // What keeps a replica from being in step with the server, or others from seeing what it shows.
 var (
 	// ErrOffline means that the client was opened without a RealtimeURL.
-	ErrOffline = errors.New("client has no services to sync with")
+	ErrOffline = errors.New("client has no services to sync with: open it with Options.RealtimeURL")
 	// ErrRefused means that the server refused operations for good. They are in quarantine, see
 	// Client.Refused, Client.Retry and Client.Discard, and everything else goes on.
 	ErrRefused = errors.New("the server refused operations")

@@ -236,7 +236,7 @@ func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
 			return wire.OpError(wire.CodeForbiddenReplica, op.TS, "the op is by replica %s, the session by %s", op.TS.Replica(), replica)
 		}
 		if i > 0 && ops[i-1].TS == op.TS && !ops[i-1].SameBody(*op) {
-			return wire.OpError(wire.CodeConflict, op.TS, "the timestamp is twice in the batch with different bodies")
+			return wire.OpError(wire.CodeConflict, op.TS, "the batch has this timestamp twice, with different bodies")
 		}
 		if i > 0 && !ops[i-1].TS.Before(op.TS) {
 			return wire.OpError(wire.CodeOutOfOrder, op.TS, "the batch is not in ascending order of timestamps")

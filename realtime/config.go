@@ -320,7 +320,7 @@ func (cfg Config) check() error {
 		return errors.New("realtime: Config.Store is required")
 	}
 	if c := cfg.Compaction; c.Every < 0 || c.Trash < 0 || c.Every > 0 && (c.Rooms == nil || c.Retention <= 0) {
-		return errors.New("realtime: a Compaction needs Rooms and a positive Retention, and nothing negative")
+		return errors.New("realtime: Compaction needs Rooms and a positive Retention, and takes nothing negative")
 	}
 	l := cfg.Limits
 	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < int64(largest)+envelope {

@@ -56,7 +56,7 @@ type compacted struct {
 
 func (c *compactCmd) Run(ctx context.Context, env *Env) error {
 	if c.All == (len(c.Rooms) > 0) {
-		return usagef("either rooms or --all")
+		return usagef("which rooms? name them, or give --all")
 	}
 	if err := c.check(); err != nil {
 		return err

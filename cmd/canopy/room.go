@@ -206,7 +206,7 @@ type newEpoch struct {
 
 func (c *roomNewEpochCmd) Run(ctx context.Context, env *Env) error {
 	if c.All == (len(c.Rooms) > 0) {
-		return usagef("either rooms or --all")
+		return usagef("which rooms? name them, or give --all")
 	}
 	for _, room := range c.Rooms {
 		if err := checkRoom(room); err != nil {

@@ -81,7 +81,7 @@ func (c *tokenMintCmd) Run(ctx context.Context, env *Env) error {
 
 func (c *tokenMintCmd) claims() (auth.Claims, error) {
 	if c.TTL < time.Second {
-		return auth.Claims{}, usagef("--ttl %s is not a second", c.TTL)
+		return auth.Claims{}, usagef("--ttl %s is less than a second", c.TTL)
 	}
 	if (c.DatabaseURL == "") != c.Unlisted {
 		return auth.Claims{}, usagef("either --database-url, to note the token, or --unlisted, not to")
@@ -357,7 +357,7 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, env *Env) error {
 			unknown = append(unknown, id)
 			continue
 		}
-		err = c.print(env, revoked{id, at.UTC()}, func() { fmt.Fprintf(env.Stdout, "%s is revoked since %s\n", id, stamp(at)) })
+		err = c.print(env, revoked{id, at.UTC()}, func() { fmt.Fprintf(env.Stdout, "%s has been revoked since %s\n", id, stamp(at)) })
 		if err != nil {
 			return err
 		}

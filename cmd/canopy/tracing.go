@@ -57,9 +57,9 @@ func tracingWanted(env *Env) (bool, error) {
 	case strings.EqualFold(get("OTEL_SDK_DISABLED"), "true"), exporter == "none", exporter == "" && endpoint == "":
 		return false, nil
 	case exporter != "" && exporter != "otlp":
-		return false, usagef("OTEL_TRACES_EXPORTER %q: there are otlp and none", exporter)
+		return false, usagef("OTEL_TRACES_EXPORTER is %q: only otlp and none are supported", exporter)
 	case protocol != "" && protocol != "http/protobuf":
-		return false, usagef("the OTLP protocol %q: there is http/protobuf", protocol)
+		return false, usagef("the OTLP protocol is %q: only http/protobuf is supported", protocol)
 	}
 	return true, nil
 }

@@ -93,7 +93,7 @@ func (g *Grant) UnmarshalJSON(text []byte) error {
 	}
 	for name := range members {
 		if name != "room" && name != "access" {
-			return fmt.Errorf("a grant has no %.40q", name)
+			return fmt.Errorf("a grant has no member %.40q", name)
 		}
 	}
 	var access string

@@ -84,7 +84,7 @@ func newKey(id string, public, private any) (Key, error) {
 			return Key{}, fmt.Errorf("an RSA key of %d bits is not within %d to %d", bits, minRSABits, maxRSABits)
 		}
 		if public.E < 3 || public.E%2 == 0 {
-			return Key{}, errors.New("the exponent of the RSA key is not good")
+			return Key{}, errors.New("the RSA key's exponent is not an odd number of at least 3")
 		}
 	case *ecdsa.PublicKey:
 		k.Algorithm = ES256
@@ -157,7 +157,7 @@ func ParseKeys(text []byte) ([]Key, error) {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("read keys: there are none for tokens")
+		return nil, errors.New("read keys: none of them is for tokens")
 	}
 	if len(keys) > maxKeys {
 		return nil, fmt.Errorf("read keys: there are more than %d", maxKeys)

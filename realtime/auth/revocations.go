@@ -182,7 +182,7 @@ func (r *Revocations) check(id string) error {
 	case r.Revoked(id):
 		return unauthorized("the token was revoked")
 	case stale:
-		return wire.NewError(wire.CodeBusy, "which tokens are revoked cannot be told now")
+		return wire.NewError(wire.CodeBusy, "it is not known at the moment which tokens are revoked: try again")
 	}
 	return nil
 }

@@ -154,9 +154,9 @@ var refusals = []struct {
 	is   error
 	text string
 }{
-	{jwt.ErrTokenSignatureInvalid, "the token's signature is not good"},
+	{jwt.ErrTokenSignatureInvalid, "the token's signature is not valid"},
 	{jwt.ErrTokenExpired, "the token has expired"},
-	{jwt.ErrTokenNotValidYet, "the token is not good yet"},
+	{jwt.ErrTokenNotValidYet, "the token is not valid yet"},
 	{jwt.ErrTokenInvalidAudience, "the token is for another audience"},
 	{jwt.ErrTokenInvalidIssuer, "the token is from another issuer"},
 	{jwt.ErrTokenRequiredClaimMissing, "the token lacks a claim: exp, or the aud or iss that this service wants"},

@@ -17,7 +17,7 @@ var (
 	ErrUnknownRoom = errors.New("unknown room")
 	// ErrUnavailable is wrapped by what a store answers while it cannot be reached or takes no work,
 	// which passes.
-	ErrUnavailable = errors.New("the store is not available")
+	ErrUnavailable = errors.New("the database is not available")
 	// ErrUnknownType is what the error of Codec.Decode wraps for a message of a type that the protocol does
 	// not have, or not yet.
 	ErrUnknownType = errors.New("unknown message type")

@@ -20,7 +20,7 @@ begin
                                           (b.op).value is not null, (b.op).known, v_too_new),
                           case
                             when (b.op).ts <= b.prev_ts
-                              then 'CN416:the operation does not stand behind the one before it of its replica'
+                              then 'CN416:the operation is not later than the one before it of the same replica'
                           end) as fault
             from (select o as op, lag(o.ts) over (partition by substr(uuid_send(o.ts), 9)
                                                   order by o.seq) as prev_ts

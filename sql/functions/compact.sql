@@ -24,7 +24,7 @@ begin
   v_room := canopy.lock_room(p_room);
   if p_limit < 1 or uuid_send(p_horizon) > decode(lpad(to_hex(
        floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0'), 'hex') then
-    raise exception 'a horizon is not in the future, and a limit not below 1' using errcode = '22023';
+    raise exception 'the horizon must not be in the future, and the limit must be at least 1' using errcode = '22023';
   end if;
 
   folded := 0;

@@ -23,7 +23,7 @@ as $$
       end
       when p_kind = 2 then case
         when (octet_length(p_key) between 1 and 255) is not true
-          then 'CN422:the key has not 1 to 255 bytes'
+          then 'CN422:the key must have 1 to 255 bytes'
         when not p_has_value or p_parent is not null or p_order_key is not null
           then 'CN422:a set has a value and neither parent nor order key'
       end

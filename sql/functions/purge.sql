@@ -28,7 +28,7 @@ declare
 begin
   v_room := canopy.lock_room(p_room);
   if p_limit < 1 then
-    raise exception 'a limit is not below 1' using errcode = '22023';
+    raise exception 'the limit must be at least 1' using errcode = '22023';
   end if;
 
   purged := 0;
