@@ -171,7 +171,11 @@ type Client struct {
 //
 // Beside the file, SQLite keeps files named after it; "path-lock" is the lock. It stays, also where the
 // file turns out to be something else: whoever removed it could not know that nobody has opened it
-// meanwhile, and is left with a lock that the next one does not see.
+// meanwhile, and is left with a lock that the next one does not see. Path may be a symbolic link; a hard
+// link has a lock of its own, and must not be used while the file is open.
+//
+// Edits may be in "path-wal" until Close, and after a crash until the next Open. Where a file is replaced by
+// a backup after a crash, remove path-wal first, or the backup is read with those edits on top.
 func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	opts = opts.withDefaults()
 	if err := opts.check(); err != nil {

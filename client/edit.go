@@ -22,8 +22,10 @@ type Tx struct {
 // network; what it did is pushed when there is one. Edits run one after the other, so fn should not
 // wait for anything, and must not call Edit.
 func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
+	var tx *Tx
+	defer func() { tx.end() }()
 	err := c.store.update(ctx, Local, func(t *txn) error {
-		tx := c.newTx(ctx, t)
+		tx = c.newTx(ctx, t)
 		tx.undo.limit = c.opts.UndoLimit
 		if err := fn(tx); err != nil {
 			return err
@@ -37,6 +39,13 @@ func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 		c.wake()
 	}
 	return err
+}
+
+// end makes sure that nothing is written or read through a Tx whose transaction is over.
+func (tx *Tx) end() {
+	if tx != nil {
+		tx.s, tx.t.session = ended(), ended()
+	}
 }
 
 func (c *Client) newTx(ctx context.Context, t *txn) *Tx {

@@ -228,6 +228,35 @@ func TestEditRollsBack(t *testing.T) {
 	wantOutline(t, c, "a,b")
 }
 
+// What is kept beyond its function says so, instead of writing or reading in the middle of something else.
+func TestUsedAfterItsFunction(t *testing.T) {
+	t.Parallel()
+	c := setup(t)
+	n := create(t, c, moveop.Root, client.Last, "a")
+	var tx *client.Tx
+	var v *client.View
+	edit(t, c, func(inside *client.Tx) error { tx = inside; return nil })
+	if err := c.View(t.Context(), func(inside *client.View) error { v = inside; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Digest()
+	for name, use := range map[string]func() error{
+		"create":   func() error { _, err := tx.Create(moveop.Root, client.Last); return err },
+		"set":      func() error { return tx.Set(n, "title", "b") },
+		"delete":   func() error { return tx.Delete(n) },
+		"read":     func() error { _, err := tx.Node(n); return err },
+		"view":     func() error { _, err := v.Node(n); return err },
+		"children": func() error { _, err := v.Children(moveop.Root, client.Cursor{}, 0); return err },
+	} {
+		if err := use(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if d := doctor(t, c); len(d.Findings) > 0 || c.Digest() != before {
+		t.Errorf("found %+v", d)
+	}
+}
+
 // Keys that leave no room are no concern of the user: siblings to the right get new ones.
 func TestNoRoomBetweenKeys(t *testing.T) {
 	t.Parallel()

@@ -145,7 +145,7 @@ func (c *Client) newReplica(ctx context.Context) (replica moveop.ReplicaID, err 
 
 // copyReplica copies a file that is in use, and makes the copy a replica of its own.
 func copyReplica(ctx context.Context, path, draft string, replica moveop.ReplicaID) (err error) {
-	source, err := openSession(path, "busy_timeout(5000)")
+	source, err := openExisting(path, "busy_timeout(5000)")
 	if err != nil {
 		return err
 	}

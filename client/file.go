@@ -47,6 +47,9 @@ const (
 
 // openFile locks, checks and opens the file, making it where there is none.
 func openFile(ctx context.Context, path string, fresh meta, opts Options) (_ *replicaFile, err error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // one lock, whatever the file goes by
+	}
 	lock, err := lockFile(ctx, path, opts.WaitForFile)
 	if err != nil {
 		return nil, err
@@ -67,7 +70,7 @@ func openFile(ctx context.Context, path string, fresh meta, opts Options) (_ *re
 	if err != nil {
 		return nil, err
 	}
-	f.writer, err = openSession(path, "synchronous("+string(opts.Synchronous)+")",
+	f.writer, err = openExisting(path, "synchronous("+string(opts.Synchronous)+")",
 		"busy_timeout(5000)", "temp_store(memory)", fmt.Sprintf("cache_size(-%d)", writerCache), "wal_autocheckpoint(4000)")
 	if err != nil {
 		return nil, fmt.Errorf("open replica file: %w", err)
@@ -201,6 +204,13 @@ func createFile(path string, write func(draft string) error) (err error) {
 	}
 	if err := syncFile(draft); err != nil {
 		return err
+	}
+	// What is left of another file of that name, which was removed after a crash, SQLite would take for edits
+	// of this one.
+	for _, left := range []string{"-wal", "-shm", "-journal"} {
+		if err := removeFile(path + left); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(draft, path); err != nil {
 		return err

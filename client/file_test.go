@@ -235,3 +235,71 @@ func crash(t *testing.T, path string, nodes int) {
 		t.Errorf("%d operations pending with %d nodes", got, len(children))
 	}
 }
+
+// What a file that was removed after a crash has left is not taken for edits of the next one of that name.
+func TestLogOfAnotherFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "replica")
+	crashed := open(t, path, client.Options{})
+	create(t, crashed, moveop.Root, client.Last, "old")
+	left, err := os.ReadFile(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, exported := filepath.Join(t.TempDir(), "replica"), filepath.Join(t.TempDir(), "replica")
+	for _, path := range []string{opened, exported} {
+		if err := os.WriteFile(path+"-wal", left, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := open(t, opened, client.Options{})
+	create(t, c, moveop.Root, client.Last, "new")
+	if err := c.Export(t.Context(), exported); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*client.Client{c, open(t, exported, client.Options{})} {
+		wantOutline(t, c, "new")
+		if d := doctor(t, c); len(d.Findings) > 0 {
+			t.Errorf("found %+v", d)
+		}
+	}
+}
+
+// A file that is removed while it is open is gone; there is nothing in its place that keeps a new one from being
+// made.
+func TestRemovedWhileOpen(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "replica")
+	c := open(t, path, client.Options{})
+	n := create(t, c, moveop.Root, client.Last, "a")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Node(t.Context(), n); err == nil {
+		t.Error("read by a connection that was made since")
+	}
+	if err := c.Export(t.Context(), path+"-copy"); err == nil {
+		t.Error("exported")
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantOutline(t, open(t, path, client.Options{}), "")
+}
+
+func TestOpenByLink(t *testing.T) {
+	t.Parallel()
+	path, link := filepath.Join(t.TempDir(), "replica"), filepath.Join(t.TempDir(), "link")
+	c := open(t, path, client.Options{})
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Open(t.Context(), link, client.Options{}); !errors.Is(err, client.ErrLocked) {
+		t.Errorf("the error is %v", err)
+	}
+	create(t, c, moveop.Root, client.Last, "a")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantOutline(t, open(t, link, client.Options{}), "a")
+}

@@ -44,7 +44,11 @@ type View struct {
 // the longer it runs, the more of them SQLite has to keep apart. While Status.Partial is set, each
 // Children may go on to a newer state, in which there is more: ask for Version first then.
 func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
-	return c.store.view(ctx, func(s *session) error { return fn(&View{s: s, ctx: ctx, client: c}) })
+	return c.store.view(ctx, func(s *session) error {
+		v := &View{s: s, ctx: ctx, client: c}
+		defer func() { v.s = ended() }()
+		return fn(v)
+	})
 }
 
 // Version is the version of the state that is read, as in Event.

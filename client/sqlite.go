@@ -20,9 +20,26 @@ type session struct {
 	stmts map[string]*sql.Stmt
 }
 
-// openSession opens a connection on the file; pragmas are in the form name(value).
+// errEnded means that there is no session any more.
+var errEnded = errors.New("a Tx or View is used outside of the function that it was passed to")
+
+// ended takes the place of the session of a Tx or View whose function is over: others use that one now.
+func ended() *session { return &session{} }
+
+// openSession opens a connection on the file, making it where there is none; pragmas are in the form
+// name(value).
 func openSession(path string, pragmas ...string) (*session, error) {
-	db, err := sql.Open("sqlite", dataSource(path, pragmas))
+	return connectTo(path, "rwc", pragmas)
+}
+
+// openExisting opens a connection on a file that has been made. If somebody has removed it meanwhile, an empty one
+// in its place would keep the next Open from making a new replica.
+func openExisting(path string, pragmas ...string) (*session, error) {
+	return connectTo(path, "rw", pragmas)
+}
+
+func connectTo(path, mode string, pragmas []string) (*session, error) {
+	db, err := sql.Open("sqlite", dataSource(path, mode, pragmas))
 	if err != nil {
 		return nil, storageError(err)
 	}
@@ -34,7 +51,7 @@ func openSession(path string, pragmas ...string) (*session, error) {
 }
 
 // dataSource is an absolute file URI, so that no byte of the path is taken for something else.
-func dataSource(path string, pragmas []string) string {
+func dataSource(path, mode string, pragmas []string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
@@ -42,7 +59,7 @@ func dataSource(path string, pragmas []string) string {
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path // a Windows drive
 	}
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"_pragma": pragmas}.Encode()}).String()
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"mode": {mode}, "_pragma": pragmas}.Encode()}).String()
 }
 
 func (s *session) close() error {
@@ -57,6 +74,9 @@ func (s *session) close() error {
 func (s *session) prepared(query string) (*sql.Stmt, error) {
 	if stmt, ok := s.stmts[query]; ok {
 		return stmt, nil
+	}
+	if s.conn == nil {
+		return nil, errEnded
 	}
 	stmt, err := s.conn.PrepareContext(context.Background(), query)
 	if err != nil {

@@ -246,7 +246,7 @@ func (st *store) view(ctx context.Context, fn func(s *session) error) (err error
 		return err
 	}
 	if s == nil {
-		if s, err = openSession(st.file.path, "query_only(1)", "busy_timeout(5000)", fmt.Sprintf("cache_size(-%d)", readerCache)); err != nil {
+		if s, err = openExisting(st.file.path, "query_only(1)", "busy_timeout(5000)", fmt.Sprintf("cache_size(-%d)", readerCache)); err != nil {
 			return fmt.Errorf("open replica file: %w", err)
 		}
 	}
