@@ -182,7 +182,7 @@ func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	delay := s.backoff.NextBackOff()
 	if e := closeError(err); e != nil && e.Code == wire.CloseRestart {
 		if after, ok := wire.ParseRestartReason(e.Text); ok {
-			return after + rand.N(s.c.opts.RetryMin)
+			return after + rand.N(delay+1)
 		}
 	}
 	return delay

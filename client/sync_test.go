@@ -156,23 +156,28 @@ func (r retries) Handle(_ context.Context, record slog.Record) error {
 // A server that lets everybody in and throws them out again is not asked ever again at the shortest wait.
 func TestBackoffOfShortConnections(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	s.hook(func(h *hooks) {
-		h.hello = func(p *peer, m wire.Hello) bool {
-			p.hello(m)
-			p.closeWith(wire.CloseOverloaded, "")
-			return true
-		}
-	})
-	opts := s.options()
-	opts.RetryMin, opts.RetryMax = 50*time.Millisecond, 400*time.Millisecond
-	waits := make(chan time.Duration, 1000)
-	opts.Logger = slog.New(retries{slog.NewTextHandler(io.Discard, nil), waits})
-	open(t, filepath.Join(t.TempDir(), "replica"), opts)
-	for wait := range waits {
-		if wait > 2*opts.RetryMin { // the first ones are at most one and a half times that
-			return
-		}
+	for code, reason := range map[int]string{wire.CloseOverloaded: "", wire.CloseRestart: wire.RestartReason(0)} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			s.hook(func(h *hooks) {
+				h.hello = func(p *peer, m wire.Hello) bool {
+					p.hello(m)
+					p.closeWith(code, reason)
+					return true
+				}
+			})
+			opts := s.options()
+			opts.RetryMin, opts.RetryMax = 50*time.Millisecond, 400*time.Millisecond
+			waits := make(chan time.Duration, 1000)
+			opts.Logger = slog.New(retries{slog.NewTextHandler(io.Discard, nil), waits})
+			open(t, filepath.Join(t.TempDir(), "replica"), opts)
+			for wait := range waits {
+				if wait > 2*opts.RetryMin { // the first ones are at most one and a half times that
+					return
+				}
+			}
+		})
 	}
 }
 
