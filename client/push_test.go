@@ -516,13 +516,18 @@ func TestRestart(t *testing.T) {
 	opts := s.options()
 	c := open(t, filepath.Join(t.TempDir(), "replica"), opts)
 	s.synced(t, c)
+	const wait = 200 * time.Millisecond // much longer than by itself
+	begin := time.Now()
 	s.mu.Lock()
 	for p := range s.peers {
-		p.closeWith(wire.CloseRestart, wire.RestartReason(time.Millisecond))
+		p.closeWith(wire.CloseRestart, wire.RestartReason(wait))
 	}
 	s.mu.Unlock()
 	create(t, c, moveop.Root, client.Last, "a")
 	s.synced(t, c)
+	if waited := time.Since(begin); waited < wait {
+		t.Errorf("came back after %v, told to wait for %v", waited, wait)
+	}
 }
 
 // What the server says last counts, though the client had something to send when the server closed: found
