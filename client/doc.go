@@ -17,9 +17,11 @@
 // # Concurrency
 //
 // Client is safe for concurrent use. Edits and applied batches run one at a time; reads run beside
-// them on a consistent snapshot and never wait. A Tx or View belongs to the function that it was
-// passed to, and that function must not call Edit of the same Client. One process has the file open
-// at a time: another one gets ErrLocked, or waits, see Options.WaitForFile.
+// them on a consistent snapshot and never wait for them, only for other reads where there are many (see
+// Limits). A Tx or View belongs to the function that it was passed to. That function must use it for all that
+// it reads and writes, and not call the methods of the same Client that take a context, or Close: they may wait
+// for it for ever. One Client has the file open at a time: another one gets ErrLocked, or waits, see
+// Options.WaitForFile.
 //
 // # The first load
 //

@@ -20,7 +20,7 @@ type Tx struct {
 // Edit runs fn in one transaction: all of what it does is visible at once and kept (see
 // Options.Synchronous) when Edit returns, or none of it if fn returns an error. It works without a
 // network; what it did is pushed when there is one. Edits run one after the other, so fn should not
-// wait for anything, and must not call Edit.
+// wait for anything, least of all for the Client: see "Concurrency" in the package comment.
 func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 	var tx *Tx
 	defer func() { tx.end() }()

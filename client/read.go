@@ -41,7 +41,8 @@ type View struct {
 }
 
 // View runs fn on one consistent state of the replica. Edits and sync go on beside it, unseen by it;
-// the longer it runs, the more of them SQLite has to keep apart. While Status.Partial is set, each
+// the longer it runs, the more of them SQLite has to keep apart. Fn reads by v alone: Client.Node and the like
+// would take one more of the few reads at a time. While Status.Partial is set, each
 // Children may go on to a newer state, in which there is more: ask for Version first then.
 func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
 	return c.store.view(ctx, func(s *session) error {

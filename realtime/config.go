@@ -17,9 +17,9 @@
 //
 // # Goroutines
 //
-// Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits; each socket
-// has one that reads (its HTTP handler's) and one that writes; two more talk to the other processes
-// (Transport). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
+// Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits;
+// each socket has one that reads and one that writes; two more talk to the other processes (Transport), and one
+// compacts (Compaction). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
 //
 // The protocol, with its codes and what a client does about each, is described in package wire.
 package realtime

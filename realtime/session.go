@@ -17,8 +17,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// session is one socket. Its reader (serve, in the HTTP handler's goroutine) takes messages in; its
-// writer (write) alone sends data. They meet in the fields under mu and, for what the room has for
+// session is one socket. Its reader (serve) takes messages in; its writer (write) alone sends data, each in a
+// goroutine of its own. They meet in the fields under mu and, for what the room has for
 // the socket, in place, under the hub's mu.
 //
 // A session ends in one way: close gives a close code, the writer flushes what is owed (replies to
