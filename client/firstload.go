@@ -147,7 +147,7 @@ func (s *syncer) endFirst() {
 }
 
 // loaded has the connection go on from the snapshot, of which the cursor may be behind what was shown.
-func (l *link) loaded(ctx context.Context) error {
+func (l *link) loaded() error {
 	l.endFirst()
 	m := l.c.store.meta.Load()
 	if !l.welcomed || m.epoch != l.epoch {

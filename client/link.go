@@ -104,7 +104,7 @@ func (l *link) follow(ctx context.Context) error {
 				return errRepair
 			}
 		case <-l.loading():
-			if err := l.loaded(ctx); err != nil {
+			if err := l.loaded(); err != nil {
 				return err
 			}
 		case token := <-fresh:

@@ -19,7 +19,7 @@ func (s *Server) getBuckets(w http.ResponseWriter, r *http.Request, room string)
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read buckets", err))
 		return
 	}
-	writeJSON(w, http.StatusOK, buckets)
+	writeJSON(w, buckets)
 }
 
 // getBucketOps streams the ops of a span in timestamp order, one a line. Where the log fails on the way the

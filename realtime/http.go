@@ -361,5 +361,5 @@ func failRoom(w http.ResponseWriter, err error) {
 }
 
 func writeStatus(w http.ResponseWriter, status string) {
-	writeJSON(w, http.StatusOK, map[string]string{"status": status})
+	writeJSON(w, map[string]string{"status": status})
 }

@@ -36,7 +36,7 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, room string) {
 		return
 	}
 	stats.Connections = s.connections(r.Context(), room)
-	writeJSON(w, http.StatusOK, stats)
+	writeJSON(w, stats)
 }
 
 func (s *Server) getChildren(w http.ResponseWriter, r *http.Request, room string) {
@@ -78,7 +78,7 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request, room string, re
 	if page.Nodes == nil {
 		page.Nodes = []wire.Node{}
 	}
-	writeJSON(w, http.StatusOK, page)
+	writeJSON(w, page)
 }
 
 // getOps streams a page of the log. The range is fixed by the head at the beginning, so the header
@@ -286,7 +286,7 @@ func (q *query) fail(err error) {
 	}
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
+func writeJSON(w http.ResponseWriter, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		fail(w, wire.NewError(wire.CodeInternal, "internal error"))
@@ -294,6 +294,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n')) // the peer is gone if this fails
 }
