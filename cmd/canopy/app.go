@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/alecthomas/kong"
 )
@@ -61,7 +62,10 @@ func run(ctx context.Context, env *Env, args []string) (code int) {
 			panic(r)
 		}
 	}()
-	parser, err := newParser(ctx, env)
+	results := &output{to: env.Stdout}
+	around := *env
+	around.Stdout = results
+	parser, err := newParser(ctx, &around)
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "canopy:", err)
 		return exitFailure
@@ -73,7 +77,38 @@ func run(ctx context.Context, env *Env, args []string) (code int) {
 	if err == nil {
 		err = parsed.Run()
 	}
+	if err == nil {
+		err = results.failed()
+	}
 	return report(ctx, env, err)
+}
+
+// output is where results go. It remembers that they did not, so that those who write a text for people piece by
+// piece need not look each time.
+type output struct {
+	to io.Writer
+
+	mu  sync.Mutex // guards err
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.err = err
+	}
+	return n, err
+}
+
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return fmt.Errorf("write output: %w", o.err)
+	}
+	return nil
 }
 
 // exitRequest carries an exit code out of the parser.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/alecthomas/kong"
@@ -44,6 +45,25 @@ func TestHelp(t *testing.T) {
 		r := command(t.Context(), nil, nil, args...)
 		if r.code != exitOK || !strings.HasPrefix(r.stdout, "Usage: canopy") {
 			t.Errorf("%v: exit code %d, %q", args, r.code, r.stdout)
+		}
+	}
+}
+
+// full is a disk with no space left.
+type full struct{}
+
+func (full) Write([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "write", Path: "/dev/full", Err: syscall.ENOSPC}
+}
+
+// A script that redirects a result to a file must not go on without it.
+func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"config", "default"}} {
+		var stderr lockedBuffer
+		code := run(t.Context(), &Env{Stdout: full{}, Stderr: &stderr, LookupEnv: func(string) (string, bool) { return "", false }}, args)
+		if code != exitFailure || stderr.String() == "" {
+			t.Errorf("%v: exit code %d, stderr %q", args, code, stderr.String())
 		}
 	}
 }
