@@ -2,6 +2,7 @@ package pgfuncs
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -56,6 +57,9 @@ const compactLock = 0x63616e6f_636d7074 // "canocmpt"
 // hears how many operations and nodes went from each room. The error is the database's; a room that fails
 // does not keep the others from being compacted.
 func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each func(room string, folded, purged int64, err error)) (ran bool, err error) {
+	if db.pool.Config().MaxConns < 2 { // it would wait for itself
+		return false, errors.New("compacting all rooms takes two connections: raise pool_max_conns in the database URL")
+	}
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return false, domainError("connect", err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/pgfuncs"
+	"github.com/canopysync/canopy/pgfuncs/pgtest"
 	"github.com/canopysync/canopy/proptest"
 	"github.com/canopysync/canopy/realtime/wire"
 )
@@ -362,5 +363,24 @@ func TestHorizonPassesWhatWasMovedOutOfTrash(t *testing.T) {
 	}
 	if c := db.compact(t, room, at(100)); c.Horizon != at(100) {
 		t.Errorf("the horizon is at %s", c.Horizon)
+	}
+}
+
+// The lock has a connection of its own, so that with a pool of one compacting waited for itself, for ever.
+func TestCompactAllNeedsTwoConnections(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	for connections, fails := range map[int]bool{1: true, 2: false} {
+		db, err := pgfuncs.Open(t.Context(), fmt.Sprintf("%s&pool_max_conns=%d", url, connections))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		ran, err := db.CompactAll(ctx, time.Hour, 0, func(room string, _, _ int64, err error) { t.Errorf("room %s: %v", room, err) })
+		if (err != nil) != fails || ran == fails || ctx.Err() != nil {
+			t.Errorf("with %d connections: ran %v, %v", connections, ran, err)
+		}
 	}
 }
