@@ -37,6 +37,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
 )
@@ -138,7 +139,8 @@ type Limits struct {
 	// MaxFrame is the size of one received frame or HTTP body, and the most that a sent frame of ops
 	// takes, in bytes. Defaults to 1 MiB. It must hold the largest op.
 	MaxFrame int64
-	// Op bounds what one op may carry. Defaults to moveop.DefaultLimits.
+	// Op bounds what one op may carry, no more than fits into a row of a snapshot (format.MaxTuple). Defaults to
+	// moveop.DefaultLimits.
 	Op moveop.Limits
 	// Pushes is the number of a socket's pushes that are not answered yet; its next frame is read
 	// after that. Defaults to 4.
@@ -323,8 +325,12 @@ func (cfg Config) check() error {
 		return errors.New("realtime: Compaction needs Rooms and a positive Retention, and takes nothing negative")
 	}
 	l := cfg.Limits
-	if largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes); l.MaxFrame < int64(largest)+envelope {
+	largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes)
+	if l.MaxFrame < int64(largest)+envelope {
 		return fmt.Errorf("realtime: MaxFrame %d is less than an op of the largest size, %d, and what is around it", l.MaxFrame, largest)
+	}
+	if largest > format.MaxTuple { // nobody could load a snapshot with it
+		return fmt.Errorf("realtime: an op of the largest size, %d, does not fit into a row of a snapshot, %d", largest, format.MaxTuple)
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
 		l.TransportPresence, l.RosterBytes,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -350,8 +351,11 @@ func TestNegativeTimesAreRefused(t *testing.T) {
 func TestConfigurationIsChecked(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*realtime.Config){
-		"no store":       func(cfg *realtime.Config) { cfg.Store = nil },
-		"small frames":   func(cfg *realtime.Config) { cfg.Limits.MaxFrame = 64 << 10 },
+		"no store":     func(cfg *realtime.Config) { cfg.Store = nil },
+		"small frames": func(cfg *realtime.Config) { cfg.Limits.MaxFrame = 64 << 10 },
+		"large values": func(cfg *realtime.Config) {
+			cfg.Limits.MaxFrame, cfg.Limits.Op = 64<<20, moveop.Limits{KeyBytes: 255, ValueBytes: format.MaxTuple, ValueDepth: 64}
+		},
 		"large batches":  func(cfg *realtime.Config) { cfg.Limits.MaxOps = wire.MaxFrameOps + 1 },
 		"negative limit": func(cfg *realtime.Config) { cfg.Limits.Pushes = -1 },
 		"origin path":    func(cfg *realtime.Config) { cfg.AllowedOrigins = []string{"https://a.example/app"} },
