@@ -26,9 +26,6 @@ const (
 	goodbye          = time.Second // for leaving in good order
 	// silence is how long the server may say nothing, though it is pinged, before it counts as gone.
 	silence = 3 * pingInterval
-	// maxServerFrame bounds what is read in one frame, in bytes. Servers keep to limits.max_frame or
-	// to a single operation.
-	maxServerFrame = 64 << 20
 	// readAhead is how many frames wait to be handled; the rest waits in the network.
 	readAhead = 16
 )
@@ -97,7 +94,7 @@ func connect(ctx context.Context, opts *Options) (*connection, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("connect: %w: neither %s nor %s", errOutdated, wire.SubprotocolBinary, wire.SubprotocolJSON)
 	}
-	conn.SetReadLimit(maxServerFrame)
+	conn.SetReadLimit(wire.MaxFrame)
 	token := strings.TrimPrefix(header.Get("Authorization"), "Bearer ")
 	return &connection{conn: conn, codec: codec, token: token, in: make(chan wire.Message, readAhead), done: make(chan struct{})}, nil
 }

@@ -137,7 +137,7 @@ type Limits struct {
 	// MaxOps is the number of ops of one push, and of one frame of ops. Defaults to 1,000.
 	MaxOps int
 	// MaxFrame is the size of one received frame or HTTP body, and the most that a sent frame of ops
-	// takes, in bytes. Defaults to 1 MiB. It must hold the largest op.
+	// takes, in bytes, at most wire.MaxFrame. Defaults to 1 MiB. It must hold the largest op.
 	MaxFrame int64
 	// Op bounds what one op may carry, no more than fits into a row of a snapshot (format.MaxTuple). Defaults to
 	// moveop.DefaultLimits.
@@ -328,6 +328,9 @@ func (cfg Config) check() error {
 	largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes)
 	if l.MaxFrame < int64(largest)+envelope {
 		return fmt.Errorf("realtime: MaxFrame %d is less than an op of the largest size, %d, and what is around it", l.MaxFrame, largest)
+	}
+	if l.MaxFrame > wire.MaxFrame { // frames of ops become so large
+		return fmt.Errorf("realtime: MaxFrame %d is more than clients read in one frame, %d", l.MaxFrame, wire.MaxFrame)
 	}
 	if largest > format.MaxTuple { // nobody could load a snapshot with it
 		return fmt.Errorf("realtime: an op of the largest size, %d, does not fit into a row of a snapshot, %d", largest, format.MaxTuple)

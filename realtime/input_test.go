@@ -353,6 +353,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 	for name, spoil := range map[string]func(*realtime.Config){
 		"no store":     func(cfg *realtime.Config) { cfg.Store = nil },
 		"small frames": func(cfg *realtime.Config) { cfg.Limits.MaxFrame = 64 << 10 },
+		"large frames": func(cfg *realtime.Config) { cfg.Limits.MaxFrame = wire.MaxFrame + 1 },
 		"large values": func(cfg *realtime.Config) {
 			cfg.Limits.MaxFrame, cfg.Limits.Op = 64<<20, moveop.Limits{KeyBytes: 255, ValueBytes: format.MaxTuple, ValueDepth: 64}
 		},

@@ -40,7 +40,6 @@ Examples:
 // Limits of the connection. The server pings every 20 s.
 const (
 	tailSilence   = 70 * time.Second
-	tailFrame     = 16 << 20 // bytes of one message
 	tailHandshake = 15 * time.Second
 	tailWrite     = 15 * time.Second
 )
@@ -176,7 +175,7 @@ func (t *tailer) dial(ctx context.Context) (*websocket.Conn, wire.Codec, error) 
 	if !ok {
 		codec = wire.JSON
 	}
-	conn.SetReadLimit(tailFrame)
+	conn.SetReadLimit(wire.MaxFrame)
 	pong := conn.PingHandler()
 	conn.SetPingHandler(func(data string) error {
 		return errors.Join(conn.SetReadDeadline(time.Now().Add(tailSilence)), pong(data))

@@ -25,6 +25,9 @@ import (
 // A status is 1 applied, 2 ineffective, 3 duplicate.
 var Binary Codec = binaryCodec{}
 
+// MaxFrame is the most bytes of one frame that clients read, whatever a server takes itself (Limits.MaxFrame).
+const MaxFrame = 64 << 20
+
 // MaxFrameOps is the most ops or results that the binary decoder accepts in one frame. Ops are small
 // in this form, so the size of a frame alone would not bound what decoding it takes.
 const MaxFrameOps = 10000
