@@ -151,11 +151,13 @@ func unmarshal(body []byte, into any) error {
 		return err
 	}
 	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return !isLower([]byte(name)) })
-	known, err := json.Marshal(fields)
-	if err != nil {
+	var known bytes.Buffer
+	as := json.NewEncoder(&known)
+	as.SetEscapeHTML(false) // a presence state is passed on as it is, and is no longer for that
+	if err := as.Encode(fields); err != nil {
 		return err
 	}
-	return json.Unmarshal(known, into)
+	return json.Unmarshal(known.Bytes(), into)
 }
 
 // allLower reports whether all names in JSON, at any depth, are in lower case and written without escapes.

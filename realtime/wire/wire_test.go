@@ -257,6 +257,17 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 	}
 }
 
+// Whatever its members are called: the size of a state is limited.
+func TestAPresenceStateStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{`{"pos":"<a>"}`, `{"cursorPos":"<a>"}`} {
+		msg, err := wire.JSON.Decode([]byte(`{"type":"presence","state":` + state + `}`))
+		if p, ok := msg.(wire.Presence); err != nil || !ok || string(p.State) != state {
+			t.Errorf("%s: got %+v, %v", state, msg, err)
+		}
+	}
+}
+
 func TestUnknownTypesAreTold(t *testing.T) {
 	t.Parallel()
 	for frame, codec := range map[string]wire.Codec{`{"type":"wave"}`: wire.JSON, "\x01\x70{}": wire.Binary} {
