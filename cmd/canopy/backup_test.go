@@ -44,7 +44,7 @@ func runProgram(t *testing.T, program string, args ...string) {
 func restored(t *testing.T, backup string) *world {
 	t.Helper()
 	w := &world{t: t, database: pgtest.New(t, pgtest.Empty())}
-	runProgram(t, pgProgram(t, w.database, "pg_restore"), "--exit-on-error", "--no-owner", "--dbname", w.database, backup)
+	runProgram(t, pgProgram(t, w.database, "pg_restore"), "--exit-on-error", "--no-owner", "--no-privileges", "--dbname", w.database, backup)
 	w.must("migrate", "up", "--database-url="+w.database)
 	w.must("room", "new-epoch", "--all", "--database-url="+w.database)
 	var err error
@@ -62,6 +62,42 @@ func restored(t *testing.T, backup string) *world {
 	}
 	w.realtime, w.bootstrap = serveOn(t, rt.Serve), serveOn(t, bs.Serve)
 	return w
+}
+
+// The roles that a backup names need not be there where it is restored; those that are there are granted anew.
+func TestABackupNeedsNoRoles(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const before, after = "canopy_before_the_backup", "canopy_after_the_backup" // of all databases of the server
+	sql := func(database, text string) (answer string) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(t.Context())
+		results, err := conn.PgConn().Exec(t.Context(), text).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rows := results[len(results)-1].Rows; len(rows) > 0 {
+			answer = string(rows[0][0])
+		}
+		return answer
+	}
+	sql(w.database, "create role "+before)
+	w.must("migrate", "grant", "--realtime="+before, "--database-url="+w.database)
+	backup := filepath.Join(t.TempDir(), "canopy.dump")
+	runProgram(t, pgProgram(t, w.database, "pg_dump"), "--format=custom", "--file", backup, w.database)
+	sql(w.database, "drop owned by "+before+"; drop role "+before+"; create role "+after)
+
+	again := restored(t, backup)
+	again.must("migrate", "grant", "--realtime="+after, "--database-url="+again.database)
+	if may := sql(again.database, "select has_table_privilege('"+after+"', 'canopy.rooms', 'select')"); may != "t" {
+		t.Errorf("may it read: %q", may)
+	}
+	again.must("migrate", "revoke", after, "--database-url="+again.database)
+	sql(again.database, "drop role "+after)
 }
 
 // A backup is taken while people work, the database is lost some time later, and the backup restored: what
