@@ -217,8 +217,10 @@ func TestARoomThatIsNotThere(t *testing.T) {
 func TestAnotherService(t *testing.T) {
 	t.Parallel()
 	w := withGarden(t)
+	page := httptest.NewServer(http.NotFoundHandler())
+	defer page.Close()
 	for _, args := range [][]string{
-		{"room", "stats", "garden", "--realtime-url", w.realtime + "/elsewhere"}, {"tail", "garden", "--realtime-url", w.bootstrap},
+		{"export", "garden", "--realtime-url", page.URL}, {"room", "stats", "garden", "--realtime-url", w.realtime + "/elsewhere"}, {"tail", "garden", "--realtime-url", w.bootstrap},
 		{"snapshot", "export", "garden", "-o", "-", "--bootstrap-url", w.realtime},
 	} {
 		if r := w.canopy(args...); r.code != exitFailure || !strings.Contains(r.stderr, "is it the service of --") {
