@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,6 +27,9 @@ type DB struct {
 // its connection for as long as its reader takes, so pgx's default, four, is soon taken up.
 const minConns = 20
 
+// connectTimeout is for an address where something listens and does not answer, where the URL does not say.
+const connectTimeout = 10 * time.Second
+
 // Option changes what Open makes.
 type Option func(*pgxpool.Config)
 
@@ -35,8 +39,8 @@ func WithTracer(tracer pgx.QueryTracer) Option {
 }
 
 // Open makes a pool for a database URL or DSN (with pgx's pool_… parameters; pool_max_conns defaults to
-// the number of cores, but no less than 20). It does not wait for the database: the first call connects.
-// Close the DB to release its connections.
+// the number of cores, but no less than 20, connect_timeout to 10 s). It does not wait for the database: the first
+// call connects. Close the DB to release its connections.
 func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
@@ -44,6 +48,9 @@ func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) 
 	}
 	if !strings.Contains(databaseURL, "pool_max_conns") {
 		config.MaxConns = max(config.MaxConns, minConns)
+	}
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	for _, opt := range opts {
 		opt(config)
