@@ -99,7 +99,8 @@
 //	operations exchanged where digests differ  10,000; then a snapshot is loaded
 //	a token is asked for                       10 s before its end at the latest
 //	pushes after forbidden                     again after a minute
-//	reads at a time                            4; more wait
+//	reads at a time                            4; more wait, 10 ms at most, then they get connections of their own,
+//	                                           of which 16 are kept
 //	memory for pages of the file               16 MB, and 2 MB for each read at a time
 //	damaged pages that Doctor reports          20
 //	attempts of Doctor to meet the server      10; then Diagnosis.Compared is not set

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,10 +33,18 @@ type replicaFile struct {
 	lock    *session
 	writer  *session
 	readers chan *session // idle ones; nil stands for one that is not open yet
+	reading sync.RWMutex  // held by every read, and by close for good
 }
 
-// maxReaders bounds the read connections: how many reads can run at once.
-const maxReaders = 4
+const (
+	// minReaders is how many reads run at once without waiting, as long as they are short.
+	minReaders = 4
+	// maxReaders is how many connections to read with are kept.
+	maxReaders = 16
+	// readerPatience is how long a read waits for an idle connection. Then one is made for it: who has the others
+	// may be waiting for this very read, as a function does that reads inside another read, or inside an edit.
+	readerPatience = 10 * time.Millisecond
+)
 
 // writerCache and readerCache bound SQLite's cache of pages for the writer and for each reader, in KiB;
 // indexCache is the writer's while it makes indexes and the like, which sorts in as much again.
@@ -55,7 +64,7 @@ func openFile(ctx context.Context, path string, fresh meta, opts Options) (_ *re
 		return nil, err
 	}
 	f := &replicaFile{path: path, lock: lock, readers: make(chan *session, maxReaders)}
-	for range maxReaders {
+	for range minReaders {
 		f.readers <- nil
 	}
 	defer func() {
@@ -264,9 +273,21 @@ func writeDraft(path string, fresh meta) (err error) {
 	return s.script("COMMIT", "PRAGMA journal_mode = WAL")
 }
 
+// putBack keeps a connection for the next read, where there are not enough already.
+func (f *replicaFile) putBack(s *session) {
+	select {
+	case f.readers <- s:
+	default:
+		if s != nil {
+			_ = s.close() // it only read
+		}
+	}
+}
+
 func (f *replicaFile) close() error {
 	var errs []error
-	for range maxReaders {
+	f.reading.Lock()
+	for len(f.readers) > 0 {
 		if s := <-f.readers; s != nil {
 			errs = append(errs, s.close())
 		}

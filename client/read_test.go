@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
@@ -152,5 +155,46 @@ func TestViewIsConsistent(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Reads inside reads and edits do not lock each other out, however many there are.
+func TestNestedReads(t *testing.T) {
+	t.Parallel()
+	c := setup(t)
+	n := create(t, c, moveop.Root, client.Last, "a")
+	for name, nested := range map[string]func() error{
+		"a value in a walk": func() error {
+			return c.Walk(t.Context(), moveop.Root, func(n client.Node, _ int) error {
+				_, _, err := c.Value(t.Context(), n.ID, "title")
+				return err
+			})
+		},
+		"an edit in a view, a node in an edit": func() error {
+			return c.View(t.Context(), func(*client.View) error {
+				return c.Edit(t.Context(), func(*client.Tx) error {
+					_, err := c.Node(t.Context(), n)
+					return err
+				})
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all errgroup.Group
+			var inside sync.WaitGroup
+			inside.Add(10)
+			for range 10 {
+				all.Go(func() error {
+					return c.View(t.Context(), func(*client.View) error { // all ten at once
+						inside.Done()
+						inside.Wait()
+						return nested()
+					})
+				})
+			}
+			if err := all.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -232,24 +232,51 @@ func (st *store) startClock(m *meta) {
 }
 
 // view runs fn on a consistent snapshot of the file.
-func (st *store) view(ctx context.Context, fn func(s *session) error) (err error) {
-	var s *session
-	select {
-	case s = <-st.file.readers:
-	case <-st.closed:
+func (st *store) view(ctx context.Context, fn func(s *session) error) error {
+	if !st.file.reading.TryRLock() {
 		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	}
-	defer func() { st.file.readers <- s }()
-	if err := st.ready(ctx); err != nil {
+	defer st.file.reading.RUnlock()
+	s, err := st.reader(ctx)
+	if err != nil {
 		return err
 	}
-	if s == nil {
-		if s, err = openExisting(st.file.path, "query_only(1)", "busy_timeout(5000)", fmt.Sprintf("cache_size(-%d)", readerCache)); err != nil {
-			return fmt.Errorf("open replica file: %w", err)
-		}
+	defer st.file.putBack(s)
+	return s.reading(fn)
+}
+
+// reader takes an idle connection, or makes one. The caller puts it back.
+func (st *store) reader(ctx context.Context) (s *session, err error) {
+	patience := time.NewTimer(readerPatience)
+	defer patience.Stop()
+	select {
+	case s = <-st.file.readers:
+	case <-patience.C:
+		return openReader(st.file.path)
+	case <-st.closed:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
+	if err = st.ready(ctx); err == nil && s == nil {
+		s, err = openReader(st.file.path)
+	}
+	if err != nil {
+		st.file.putBack(s)
+	}
+	return s, err
+}
+
+func openReader(path string) (*session, error) {
+	s, err := openExisting(path, "query_only(1)", "busy_timeout(5000)", fmt.Sprintf("cache_size(-%d)", readerCache))
+	if err != nil {
+		return nil, fmt.Errorf("open replica file: %w", err)
+	}
+	return s, nil
+}
+
+// reading runs fn in a read transaction.
+func (s *session) reading(fn func(s *session) error) (err error) {
 	if _, err := s.exec("BEGIN"); err != nil {
 		return err
 	}
