@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/canopysync/canopy/moveop"
@@ -41,6 +42,9 @@ func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 	var fresh []moveop.Op
 	seen := map[moveop.Timestamp]int{} // where in fresh
 	logged, err := t.findAll(ops)
+	if err == nil {
+		foreign, err = t.giveWay(ops, logged)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -69,6 +73,26 @@ func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 		t.accept(ops[i].TS)
 	}
 	return foreign, t.add(fresh)
+}
+
+// giveWay stamps what is pending anew where the server has another operation under its timestamp, which a copy of
+// this file made: that one and all behind it, which so cannot have got through. It reports whether there was one.
+func (t *txn) giveWay(ops []moveop.Op, logged map[moveop.Timestamp]moveop.Op) (clash bool, err error) {
+	first := moveop.MaxTimestamp
+	for i := range ops {
+		ours, ok := logged[ops[i].TS]
+		if ok && ours.Seq == 0 && !ours.SameBody(ops[i]) && ours.TS.Before(first) {
+			first, clash = ours.TS, true
+		}
+	}
+	if !clash {
+		return false, nil
+	}
+	for i := range ops {
+		t.accept(ops[i].TS)
+	}
+	maps.DeleteFunc(logged, func(ts moveop.Timestamp, op moveop.Op) bool { return op.Seq == 0 && !ts.Before(first) })
+	return true, t.restampFrom(first)
 }
 
 // accept notes that the server holds an operation: what is stamped from now on is later.

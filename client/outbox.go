@@ -3,6 +3,7 @@ package client
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/canopysync/canopy/moveop"
@@ -175,11 +176,15 @@ func replicaBytes(replica moveop.ReplicaID) []byte {
 }
 
 // restamp gives everything in the outbox new timestamps, in the same order, from the server's clock on.
-func (t *txn) restamp() error {
+func (t *txn) restamp() error { return t.restampFrom(moveop.Timestamp{}) }
+
+// restampFrom is restamp of what is not before a timestamp.
+func (t *txn) restampFrom(first moveop.Timestamp) error {
 	all, err := t.outbox()
 	if err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, func(q queued) bool { return q.op.TS.Before(first) })
 	if err := t.takeBack(all); err != nil {
 		return err
 	}

@@ -401,6 +401,58 @@ func TestCopiedFile(t *testing.T) {
 	s.checkOnce(t)
 }
 
+// Copies whose clocks agree to the last digit give the same timestamps to different operations. Whose gets there
+// second is stamped anew; it was refused for ever.
+func TestCopiesOfOneClock(t *testing.T) {
+	t.Parallel()
+	for name, resync := range map[string]bool{"hears of it as operations": false, "hears of it from a snapshot": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			now := time.Now()
+			opts := s.options()
+			opts.Now = func() time.Time { return now }
+			path, copied := filepath.Join(t.TempDir(), "replica"), filepath.Join(t.TempDir(), "replica")
+			a := open(t, path, opts)
+			create(t, a, moveop.Root, client.Last, "both")
+			s.synced(t, a)
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(copied, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			a, b := open(t, path, opts), open(t, copied, client.Options{Now: opts.Now})
+			for i := range 3 {
+				create(t, a, moveop.Root, client.Last, fmt.Sprint("a", i))
+				edit(t, b, func(tx *client.Tx) error { return tx.Set(moveop.Root, "title", i) }) // the last one wins
+			}
+			create(t, b, moveop.Root, client.Last, "b")
+			s.synced(t, a)
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if resync {
+				s.mu.Lock()
+				s.epoch = "0193a0e0-0000-7000-8000-000000000002"
+				s.mu.Unlock()
+			}
+			b = open(t, copied, opts)
+			s.synced(t, b, a)
+			wantTitles(t, a, "a0 a1 a2 b both")
+			wantTitles(t, b, "a0 a1 a2 b both")
+			if title, _, err := a.Value(t.Context(), moveop.Root, "title"); err != nil || string(title) != "2" {
+				t.Errorf("the title is %s, %v", title, err)
+			}
+			s.checkOnce(t)
+		})
+	}
+}
+
 // A file that is restored from a copy goes on as another replica: the server holds operations under its id
 // that the copy lacks. What the copy thinks is pending and the server has does not come twice.
 func TestRestoredFile(t *testing.T) {

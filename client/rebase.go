@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
@@ -32,7 +31,7 @@ func (t *txn) reapply(lost []queued) error {
 	if err != nil {
 		return err
 	}
-	missing, err := t.missing(all)
+	missing, clash, err := t.missing(all)
 	if err != nil {
 		return err
 	}
@@ -47,8 +46,15 @@ func (t *txn) reapply(lost []queued) error {
 	if err := t.enqueueAgain(rest); err != nil {
 		return err
 	}
-	if len(old) == 0 && (len(missing) == 0 || !t.settled(missing[0].op.TS)) {
-		return t.add(operations(missing))
+	if len(old) > 0 || len(missing) > 0 && t.settled(missing[0].op.TS) {
+		clash = 0
+	}
+	if err := t.add(operations(missing[:clash])); err != nil {
+		return err
+	}
+	missing = missing[clash:]
+	if len(old) == 0 && len(missing) == 0 {
+		return nil
 	}
 	for i := range missing {
 		if err := t.unqueue(missing[i].op.TS); err != nil {
@@ -62,26 +68,29 @@ func (t *txn) reapply(lost []queued) error {
 // settled reports whether a timestamp is from before the horizon.
 func (t *txn) settled(ts moveop.Timestamp) bool { return !t.meta.horizon.Before(ts) }
 
-// missing returns the operations of the outbox that the server has not got, and takes the others out.
-func (t *txn) missing(all []queued) (missing []queued, err error) {
+// missing returns the operations of the outbox that the server has not got, and takes the others out. From clash on,
+// they cannot have got through: the server has another one under that one's timestamp (see giveWay).
+func (t *txn) missing(all []queued) (missing []queued, clash int, err error) {
 	logged, err := t.findAll(operations(all))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	clash = len(all)
 	for _, q := range all {
 		known, ok := logged[q.op.TS]
 		switch {
 		case ok && !known.SameBody(q.op):
-			return nil, fmt.Errorf("%w: %s", errConflict, known.TS)
+			clash = min(clash, len(missing))
+			missing = append(missing, q)
 		case ok, t.settled(q.op.TS) && t.store.held.has(q.op.TS, t.meta.epoch):
 			if err := t.unqueue(q.op.TS); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 		default:
 			missing = append(missing, q)
 		}
 	}
-	return missing, nil
+	return missing, min(clash, len(missing)), nil
 }
 
 func operations(all []queued) []moveop.Op {

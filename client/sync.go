@@ -150,7 +150,7 @@ func (s *syncer) once(ctx context.Context) error {
 		s.inUse = 0
 	}
 	// One that ends as soon as it is made is a failure like one that is not made.
-	if l.caughtUp && !errors.Is(err, errMismatch) && time.Since(began) > s.waited {
+	if l.caughtUp && !logsDiffer(err) && time.Since(began) > s.waited {
 		s.backoff.Reset()
 	}
 	return err
@@ -172,11 +172,11 @@ func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 		if err := s.c.forgetPreview(ctx, s.epoch); err != nil {
 			s.log.Error("forget what was fetched ahead", "error", err)
 		}
-	case errors.Is(err, errResync), errors.Is(err, errMismatch) && s.mended:
+	case errors.Is(err, errResync), logsDiffer(err) && s.mended:
 		s.needSnapshot = true
-	case errors.Is(err, errMismatch):
+	case logsDiffer(err):
 		s.suspect = true
-	case errors.Is(err, errConflict), replicaInUse(err) && s.secondInUse():
+	case replicaInUse(err) && s.secondInUse():
 		s.rename(ctx)
 	}
 	delay := s.backoff.NextBackOff()
@@ -187,6 +187,9 @@ func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	}
 	return delay
 }
+
+// logsDiffer reports whether a connection ended because our log is not the server's.
+func logsDiffer(err error) bool { return errors.Is(err, errMismatch) || errors.Is(err, errConflict) }
 
 // secondInUse counts. The first time it may be our own last connection, of which the server has not
 // noticed the end.
