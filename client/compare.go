@@ -22,7 +22,7 @@ const (
 	leafDigits = 8
 	// fewOps is how many operations of a span, theirs and ours, are compared one by one.
 	fewOps = 256
-	// maxDifferences bounds the operations that differ: where there are more, a snapshot is the way.
+	// maxDifferences bounds the operations that differ, and the spans: where there are more, a snapshot is the way.
 	maxDifferences = 10_000
 	// maxSpanBytes bounds what is read of the operations of a span.
 	maxSpanBytes = 64 << 20
@@ -30,9 +30,11 @@ const (
 
 var (
 	// errTooDifferent means that piece by piece is not the way.
-	errTooDifferent = fmt.Errorf("more than %d operations differ", maxDifferences)
+	errTooDifferent = fmt.Errorf("more than %d operations or spans differ", maxDifferences)
 	// errOtherLog means that the server's log is another one by now.
 	errOtherLog = errors.New("the server has another history")
+	// errNotAsked means that the server's answer is not about what it was asked.
+	errNotAsked = errors.New("the server does not answer what it is asked about its log")
 )
 
 // logComparison finds the operations in which our log, as far as our cursor, differs from the server's. Both
@@ -44,6 +46,7 @@ type logComparison struct {
 	seq    int64            // our cursor
 	behind moveop.Timestamp // what is later can be compared: nothing of it was compacted, here or there
 	tally  wire.Tally       // of ours, by spans of leafDigits
+	spans  int              // that differ
 
 	lacking []moveop.Op // theirs, which we have not got, or differently
 	surplus []moveop.Op // ours, which they have not got, or differently
@@ -106,6 +109,9 @@ func (l *logComparison) descend(ctx context.Context, span wire.Span) error {
 		if a.Ops == b.Ops && a.Log == b.Log || !l.behind.Before(part.Last()) {
 			continue
 		}
+		if l.spans++; l.spans > maxDifferences { // a server could go on for ever
+			return errTooDifferent
+		}
 		if a.Ops+b.Ops > fewOps && len(part) < wire.MaxSpan {
 			err = l.descend(ctx, part)
 		} else {
@@ -152,6 +158,9 @@ func (l *logComparison) within(ctx context.Context, span wire.Span, fn func(move
 func (l *logComparison) compareOps(ctx context.Context, span wire.Span) error {
 	theirs := map[moveop.Timestamp]moveop.Op{}
 	err := l.c.spanOps(ctx, span, func(op moveop.Op) error {
+		if !span.Contains(op.TS) {
+			return errNotAsked
+		}
 		if l.counts(&op) && l.behind.Before(op.TS) {
 			theirs[op.TS] = op
 		}
@@ -180,9 +189,17 @@ func (l *logComparison) compareOps(ctx context.Context, span wire.Span) error {
 	return err
 }
 
-// buckets asks for the parts of a span.
+// buckets asks for the parts of a span. Each is two digits longer, or there would be no end of asking.
 func (c *Client) buckets(ctx context.Context, span wire.Span) (buckets wire.Buckets, err error) {
 	err = c.opts.askFor(ctx, "buckets?prefix="+url.QueryEscape(string(span)), &buckets, maxAnswer)
+	before := span // it sorts before its parts
+	for _, b := range buckets.Buckets {
+		part, malformed := wire.ParseSpan(string(b.Span))
+		if malformed != nil || len(part) != len(span)+2 || part[:len(span)] != span || part <= before {
+			return wire.Buckets{}, errNotAsked
+		}
+		before = part
+	}
 	return buckets, err
 }
 

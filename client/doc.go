@@ -96,7 +96,7 @@
 //	a snapshot that brings nothing             30 s; then it counts as cut off
 //	memory to decompress a snapshot            64 MiB; then it is refused
 //	children fetched during the first load     100,000 nodes since Open; 10,000 of a node to find its last one
-//	operations exchanged where digests differ  10,000; then a snapshot is loaded
+//	operations exchanged where digests differ  10,000, of 10,000 spans of time; then a snapshot is loaded
 //	a token is asked for                       10 s before its end at the latest
 //	pushes after forbidden                     again after a minute
 //	reads at a time                            4; more wait, 10 ms at most, then they get connections of their own,

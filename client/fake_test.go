@@ -54,6 +54,8 @@ type hooks struct {
 	relay func(p *peer, m wire.Ops) (wire.Ops, bool)
 	// snapshot may change the bytes of a snapshot, or answer 404 with nil. It is called without the mu.
 	snapshot func(stream []byte) []byte
+	// buckets may answer a question about a span in place of the server, about its parts or its operations.
+	buckets func(w http.ResponseWriter, span wire.Span, ops bool) (handled bool)
 	// children may answer in place of the server.
 	children func(w http.ResponseWriter, r *http.Request) (handled bool)
 }
@@ -412,6 +414,9 @@ func (s *server) buckets(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	span, tally := wire.Span(r.FormValue("prefix")), wire.Tally{}
+	if s.hooks.buckets != nil && s.hooks.buckets(w, span, false) {
+		return
+	}
 	for _, op := range s.log() {
 		if span.Contains(op.TS) {
 			tally.Add(wire.SpanOf(op.TS, len(span)+2), wire.Count{Ops: 1, Log: op.LogHash()})
@@ -426,8 +431,12 @@ func (s *server) buckets(w http.ResponseWriter, r *http.Request) {
 func (s *server) bucketOps(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	span := wire.Span(r.FormValue("prefix"))
+	if s.hooks.buckets != nil && s.hooks.buckets(w, span, true) {
+		return
+	}
 	for _, op := range s.log() {
-		if wire.Span(r.FormValue("prefix")).Contains(op.TS) {
+		if span.Contains(op.TS) {
 			s.seen.fetched++
 			if err := json.NewEncoder(w).Encode(op); err != nil {
 				s.t.Error(err)

@@ -47,8 +47,8 @@ func beyondMending(err error) bool {
 	if e, ok := errors.AsType[*wire.Error](err); ok { // such as a service that has no buckets
 		return !e.Retryable && e.Code != wire.CodeUnauthorized
 	}
-	return errors.Is(err, errTooDifferent) || errors.Is(err, errOtherLog) || errors.Is(err, ErrCorrupt) ||
-		errors.As(err, new(*tree.CycleError))
+	return errors.Is(err, errTooDifferent) || errors.Is(err, errOtherLog) || errors.Is(err, errNotAsked) ||
+		errors.Is(err, ErrCorrupt) || errors.As(err, new(*tree.CycleError))
 }
 
 // mend puts in what is lacking, takes out what is too much, and adds the digest up anew. It reports whether

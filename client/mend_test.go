@@ -1,12 +1,16 @@
 package client_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/proptest"
+	"github.com/canopysync/canopy/realtime/wire"
 )
 
 // A room of many operations at many times, a file of it, and one pending operation.
@@ -119,5 +123,75 @@ func TestAcknowledgedAndLost(t *testing.T) {
 	s.checkOnce(t)
 	if d := doctor(t, c); len(d.Findings) > 0 || !d.Compared {
 		t.Errorf("found %+v", d)
+	}
+}
+
+// A server that answers something else than what it is asked is not followed: not for ever, and not into
+// what is no span. A snapshot is loaded.
+func TestRepairByAServerThatMakesThingsUp(t *testing.T) {
+	t.Parallel()
+	answer := func(w http.ResponseWriter, s *server, spans ...wire.Span) {
+		b := wire.Buckets{Epoch: s.epoch, Seq: 1}
+		for _, span := range spans {
+			b.Buckets = append(b.Buckets, wire.Bucket{Span: span, Ops: 1e9})
+		}
+		_ = json.NewEncoder(w).Encode(b)
+	}
+	all := func(of wire.Span) (parts []wire.Span) {
+		for i := range 256 {
+			parts = append(parts, of+wire.Span(fmt.Sprintf("%02x", i)))
+		}
+		return parts
+	}
+	for name, lie := range map[string]func(span wire.Span) []wire.Span{
+		"the span itself":    func(span wire.Span) []wire.Span { return []wire.Span{span} },
+		"the same all along": func(wire.Span) []wire.Span { return []wire.Span{"01"} },
+		"another one": func(span wire.Span) []wire.Span {
+			return []wire.Span{map[wire.Span]wire.Span{"": "01", "01": "ff01"}[span]}
+		},
+		"no digits":             func(span wire.Span) []wire.Span { return []wire.Span{span + "zz"} },
+		"too many digits":       func(span wire.Span) []wire.Span { return []wire.Span{span + wire.Span(strings.Repeat("0", 40))} },
+		"one twice":             func(span wire.Span) []wire.Span { return []wire.Span{span + "ff", span + "ff"} },
+		"in disorder":           func(span wire.Span) []wire.Span { return []wire.Span{span + "02", span + "01"} },
+		"all that there are":    all,
+		"one operation for all": func(span wire.Span) []wire.Span { return []wire.Span{span + "01", span + "02"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			c := s.join(t)
+			create(t, c, moveop.Root, client.Last, "kept")
+			s.synced(t, c)
+			before := s.counts()
+			elsewhere := moveop.Op{Kind: moveop.Set, TS: moveop.NewTimestamp(1, 0, 7), Node: moveop.Root, Key: "k", Value: []byte("1"), Seq: 1}
+			asked := 0
+			s.hook(func(h *hooks) {
+				h.buckets = func(w http.ResponseWriter, span wire.Span, ops bool) bool {
+					if asked++; asked > 20_000 {
+						w.WriteHeader(http.StatusInternalServerError)
+						return true
+					}
+					if !ops {
+						answer(w, s, lie(span)...)
+					} else if name == "one operation for all" {
+						_ = json.NewEncoder(w).Encode(elsewhere)
+					}
+					return true
+				}
+			})
+			if err := c.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.synced(t, c)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if asked > 11_000 {
+				t.Errorf("it was asked %d times", asked)
+			}
+			if s.seen.snapshots == before.snapshots {
+				t.Error("no snapshot was loaded")
+			}
+			wantTitles(t, c, "kept")
+		})
 	}
 }
