@@ -139,7 +139,7 @@ func TestNothingOfAMalformedDocumentIsImported(t *testing.T) {
 		"unclosed.xml": `<opml><body><outline text="a"></body></opml>`,
 	} {
 		r := w.canopy("import", "garden", write(t, name, text))
-		if r.code != exitBadInput {
+		if r.code != exitBadInput || !strings.Contains(r.stderr, name+": malformed document") {
 			t.Errorf("%s: exit code %d: %s", name, r.code, r.stderr)
 		}
 	}

@@ -78,6 +78,7 @@ func (c *importCmd) Run(ctx context.Context, env *Env) (err error) {
 
 // source is the document to read; each call of open reads it from the start.
 type source struct {
+	name  string
 	open  func() (outline.Entries, io.Closer, error)
 	again bool // it can be read more than once
 }
@@ -88,7 +89,7 @@ func (c *importCmd) source(ctx context.Context, env *Env) (source, error) {
 		return source{}, err
 	}
 	if format == "dir" {
-		return source{again: true, open: func() (outline.Entries, io.Closer, error) {
+		return source{name: c.Path, again: true, open: func() (outline.Entries, io.Closer, error) {
 			return outline.ReadDir(os.DirFS(c.Path)), io.NopCloser(nil), nil
 		}}, nil
 	}
@@ -96,7 +97,7 @@ func (c *importCmd) source(ctx context.Context, env *Env) (source, error) {
 	if format == "opml" {
 		read = outline.ReadOPML
 	}
-	return source{again: isRegular(c.Path), open: func() (outline.Entries, io.Closer, error) {
+	return source{name: c.Path, again: isRegular(c.Path), open: func() (outline.Entries, io.Closer, error) {
 		f, err := openInput(ctx, env, c.Path)
 		if err != nil {
 			return nil, nil, err
@@ -182,13 +183,13 @@ func (s source) each(ctx context.Context, fn func(outline.Entry) error) error {
 	}
 	defer f.Close()
 	for e, err := range entries {
-		if ctx.Err() != nil {
-			err = ctx.Err() // not what it looks like to who reads the document
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err() // not what it looks like to who reads the document
+		case err != nil:
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if err == nil {
-			err = fn(e)
-		}
-		if err != nil {
+		if err := fn(e); err != nil {
 			return err
 		}
 	}
