@@ -50,7 +50,7 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 }
 
 // compactLock is the advisory lock of the process that compacts all rooms.
-const compactLock = 0x63616e6f_636d7074 // "canocmpt"
+const compactLock int64 = 0x63616e6f_636d7074 // "canocmpt"
 
 // CompactAll compacts all rooms with operations older than age, one after the other, and purges what was
 // deleted longer ago than trash, if that is not 0; unless another process is at it: ran is false then. Each

@@ -12,7 +12,7 @@ import (
 )
 
 // migrationLock is the key of the advisory lock by which migrators of one database take turns.
-const migrationLock = 0x63616e6f7079 // "canopy"
+const migrationLock int64 = 0x63616e6f7079 // "canopy"
 
 // MigrationStatus is one migration and when it was applied; AppliedAt is zero where it is pending.
 type MigrationStatus struct {

@@ -60,7 +60,7 @@ func nodeID(i int) (n moveop.NodeID) {
 	if i < 0 {
 		return moveop.Root
 	}
-	binary.BigEndian.PutUint64(n[0:], uint64(startOfTime+i)<<16)
+	binary.BigEndian.PutUint64(n[0:], (startOfTime+uint64(i))<<16)
 	n[6] = 0x70
 	binary.BigEndian.PutUint64(n[8:], uint64(i)*0x9e3779b97f4a7c15>>2|1<<63)
 	return n
@@ -112,7 +112,7 @@ func (a *author) old() moveop.Op {
 func (a *author) behind(ops []moveop.Op, distance int64) {
 	a.tick -= int64(len(ops))
 	a.late++
-	replica := moveop.ReplicaID(1000 + a.rng.IntN(1<<40))
+	replica := moveop.ReplicaID(1000 + a.rng.Int64N(1<<40))
 	for i := range ops {
 		ops[i].TS = moveop.NewTimestamp(a.tick-distance-int64(len(ops)-1-i), a.late, replica)
 	}

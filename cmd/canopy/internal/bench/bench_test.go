@@ -153,7 +153,7 @@ func TestCancelWithALoad(t *testing.T) {
 // Without enough open files nothing is begun, and the user is told what to do.
 func TestTooFewFiles(t *testing.T) {
 	t.Parallel()
-	_, err := bench.Connections(t.Context(), bench.Config{Sockets: 1 << 40})
+	_, err := bench.Connections(t.Context(), bench.Config{Sockets: 2_000_000_000})
 	if err == nil || !strings.Contains(err.Error(), "ulimit -n") {
 		t.Errorf("got %v", err)
 	}

@@ -137,9 +137,9 @@ var writeBuffers sync.Pool
 // replica tells the sockets of a room, and those of slow clients, apart.
 func (c *crowd) replica(i int) moveop.ReplicaID {
 	if c.Slow {
-		return moveop.ReplicaID(1<<40 + i)
+		return 1<<40 + moveop.ReplicaID(i)
 	}
-	return moveop.ReplicaID(1<<32 + i)
+	return 1<<32 + moveop.ReplicaID(i)
 }
 
 // dialFrom opens connections from several addresses of this machine, where it has them: from one there
