@@ -2,6 +2,7 @@ package pgfuncs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -77,20 +78,24 @@ func roleExists(ctx context.Context, tx pgx.Tx, role string) error {
 }
 
 // Revoke takes everything in the schema from a role, whichever services it was for. The error is
-// ErrUnknownRole where the role does not exist.
+// ErrUnknownRole where the role does not exist, and nothing was given to one of that name before.
 func (db *DB) Revoke(ctx context.Context, role string) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if err := lockMigrations(ctx, tx); err != nil {
 			return err
 		}
-		if err := roleExists(ctx, tx, role); err != nil {
+		noted, err := tx.Exec(ctx, `delete from canopy.granted_roles where role = $1`, role)
+		if err != nil {
 			return err
 		}
-		if err := revokeRole(ctx, tx, role); err != nil {
+		err = roleExists(ctx, tx, role)
+		if errors.Is(err, ErrUnknownRole) && noted.RowsAffected() > 0 {
+			return nil // it was dropped, or is another server's: one made by that name must not get its rights
+		}
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `delete from canopy.granted_roles where role = $1`, role)
-		return err
+		return revokeRole(ctx, tx, role)
 	})
 	if err != nil {
 		return domainError("revoke", err)

@@ -218,6 +218,13 @@ func TestGrantsOutliveMigrations(t *testing.T) {
 	if got := db.rights(t, gone); got != "" {
 		t.Errorf("everybody may %s", got)
 	}
+	// Whoever makes a role of that name would give it these rights with the next version.
+	if err := db.Revoke(t.Context(), "a role of another server"); err != nil {
+		t.Error(err)
+	}
+	if err := db.Revoke(t.Context(), "a role of another server"); !errors.Is(err, pgfuncs.ErrUnknownRole) {
+		t.Errorf("revoked again: %v", err)
+	}
 }
 
 func TestGrantsAndRevocations(t *testing.T) {
