@@ -160,19 +160,40 @@ func unmarshal(body []byte, into any) error {
 	return json.Unmarshal(known.Bytes(), into)
 }
 
-// allLower reports whether all names in JSON, at any depth, are in lower case and written without escapes.
-func allLower(text []byte) bool {
-	for {
-		before, rest, more := bytes.Cut(text, []byte(":"))
-		if !more {
-			return true
-		}
-		if name, ok := bytes.CutSuffix(bytes.TrimRight(before, " \t\r\n"), []byte(`"`)); ok {
-			if !isLower(name[bytes.LastIndexByte(name, '"')+1:]) {
+// allLower reports whether the names of a message's members are in lower case and written without escapes.
+// What they hold may be large, and has names of its own.
+func allLower(message []byte) bool {
+	depth := 0
+	for rest := message; len(rest) > 0; {
+		c := rest[0]
+		rest = rest[1:]
+		switch c {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			text := rest[:textLen(rest)]
+			rest = rest[min(len(text)+1, len(rest)):]
+			if depth == 1 && !isLower(text) && bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte(":")) {
 				return false
 			}
 		}
-		text = rest
+	}
+	return true
+}
+
+// textLen is how far it is to the end of a JSON string.
+func textLen(rest []byte) int {
+	for n := 0; ; n++ {
+		end := bytes.IndexByte(rest[n:], '"')
+		if end < 0 {
+			return len(rest)
+		}
+		n += end
+		if before := bytes.TrimRight(rest[:n], `\`); (n-len(before))%2 == 0 {
+			return n
+		}
 	}
 }
 

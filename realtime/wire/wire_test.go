@@ -260,7 +260,7 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 // Whatever its members are called: the size of a state is limited.
 func TestAPresenceStateStaysAsItIs(t *testing.T) {
 	t.Parallel()
-	for _, state := range []string{`{"pos":"<a>"}`, `{"cursorPos":"<a>"}`} {
+	for _, state := range []string{`{"pos":"<a>"}`, `{"cursorPos":"<a>"}`, `{"cursorPos": [ 1 ]}`} {
 		msg, err := wire.JSON.Decode([]byte(`{"type":"presence","state":` + state + `}`))
 		if p, ok := msg.(wire.Presence); err != nil || !ok || string(p.State) != state {
 			t.Errorf("%s: got %+v, %v", state, msg, err)
