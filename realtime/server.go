@@ -69,14 +69,11 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Handler serves the routes of the protocol. Use Serve where it can have a listener of its own: it
-// also drains.
-func (s *Server) Handler() http.Handler { return s.handler }
-
 // Serve serves on l, which it closes, until ctx is done. Then it drains: nothing new is taken, pushes
 // in flight are committed and answered, and the sockets are closed in waves, with 1012 and the delay after
-// which to reconnect. A push that is not answered by then was not committed. It returns when everything that it started has stopped; nil unless l failed or draining
-// took longer than Timing.Drain and had to be cut short.
+// which to reconnect. A push that is not answered by then was not committed. It returns when everything that it started
+// has stopped; nil unless l failed or draining took longer than Timing.Drain and had to be cut short. There is no
+// handler to mount elsewhere: what it would start nobody would end.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
