@@ -20,6 +20,9 @@ func (f retentionFlag) check() error {
 	if f.Retention <= 0 || f.TrashRetention < 0 {
 		return usagef("--retention must be positive, and --trash-retention not negative")
 	}
+	if f.TrashRetention > 0 && f.TrashRetention < f.Retention { // what is left of the log keeps its nodes
+		return usagef("--trash-retention %s is shorter than --retention %s", f.TrashRetention, f.Retention)
+	}
 	return nil
 }
 

@@ -73,6 +73,7 @@ func TestCompact(t *testing.T) {
 		{exitUsage, []string{"compact", "--all", "attic", database}},
 		{exitUsage, []string{"compact", "--all", "--retention=0s", database}},
 		{exitUsage, []string{"compact", "--all", "--trash-retention=-1h", database}},
+		{exitUsage, []string{"compact", "--all", "--retention=48h", "--trash-retention=47h", database}},
 		{exitUsage, []string{"compact", "No Room", database}},
 		{exitUnknownRoom, []string{"compact", "nowhere", database}},
 		{exitUnknownRoom, []string{"compact", "nowhere", "--dry-run", database}},
