@@ -393,13 +393,13 @@ func TestMigrate(t *testing.T) {
 	if m := status(); m.Current || len(m.Migrations) == 0 || !m.Migrations[0].AppliedAt.IsZero() {
 		t.Errorf("before: %+v", m)
 	}
-	if r := command(t.Context(), nil, db, "migrate", "status"); r.code != 0 || !strings.Contains(r.stdout, "pending") {
+	if r := command(t.Context(), nil, db, "migrate", "status"); r.code != 0 || !strings.Contains(r.stdout, "pending") || !strings.HasPrefix(r.stdout, "001_") {
 		t.Errorf("before: %+v", r)
 	}
 	if r := command(t.Context(), nil, db, "serve", "bootstrap", "--addr=127.0.0.1:0", "--insecure-no-auth"); r.code != exitUnavailable {
 		t.Errorf("serve before: %+v", r)
 	}
-	if r := command(t.Context(), nil, db, "migrate", "up"); r.code != 0 || !strings.Contains(r.stdout, "applied 0001") {
+	if r := command(t.Context(), nil, db, "migrate", "up"); r.code != 0 || !strings.Contains(r.stdout, "applied 001_") {
 		t.Errorf("up: %+v", r)
 	}
 	var again migrations

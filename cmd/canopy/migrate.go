@@ -38,7 +38,7 @@ func (c *migrateUpCmd) Run(ctx context.Context, env *Env) error {
 	}
 	return c.print(env, migrations{true, nonNil(done)}, func() {
 		for _, m := range done {
-			fmt.Fprintf(env.Stdout, "applied %04d %s\n", m.Version, m.Name)
+			fmt.Fprintf(env.Stdout, "applied %03d_%s\n", m.Version, m.Name)
 		}
 		fmt.Fprintln(env.Stdout, "schema and functions are up to date")
 	})
@@ -66,7 +66,7 @@ func (c *migrateStatusCmd) Run(ctx context.Context, env *Env) error {
 			if !m.AppliedAt.IsZero() {
 				state = "applied " + m.AppliedAt.UTC().Format(time.RFC3339)
 			}
-			fmt.Fprintf(env.Stdout, "%04d %-30s %s\n", m.Version, m.Name, state)
+			fmt.Fprintf(env.Stdout, "%-34s %s\n", fmt.Sprintf("%03d_%s", m.Version, m.Name), state)
 		}
 		if ready != nil {
 			fmt.Fprintln(env.Stdout, ready)
