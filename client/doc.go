@@ -81,6 +81,12 @@
 // configured (see realtime/wire); one that takes less puts operations into quarantine, one that takes more is
 // not made use of.
 //
+// Memory for what is pending has no limit where all of it is stamped anew (see Sync: clock_skew, too_old, another
+// copy of the file) or applied on top of a snapshot (resync, with another epoch too). That is one transaction, which
+// holds it all at once, and to stamp it anew also the moves, by anybody, since the oldest of it: about 1 KB for each
+// pending operation, more where its value is long, and 0.4 KB for each such move. Measured were 95 MB of heap for
+// 100,000 pending operations with short values, and 130 MB with 100,000 such moves.
+//
 //	a property's name, value, nesting          255 bytes, 1000 KiB of compact JSON, 64: Set fails
 //	Options.Name, presence                     MaxName, MaxPresence: Open, SetPresence fail
 //	presence                                   sent every 50 ms at most, the latest state
