@@ -48,7 +48,7 @@ const description = `Canopy is a collaboration backend for tree-shaped documents
 
 Every flag that names an environment variable takes its value from there unless it is given, and otherwise from the file of --config.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted.`
+Exit codes: 0 done, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted, 141 nobody reads the output any more.`
 
 // run parses the command line, runs the command and returns the exit code.
 func run(ctx context.Context, env *Env, args []string) (code int) {
@@ -189,7 +189,7 @@ func helpWithVariable(value *kong.Value) string {
 func report(ctx context.Context, env *Env, err error) int {
 	code := exitCode(ctx, err)
 	switch {
-	case err == nil:
+	case err == nil, code == exitUnread:
 	case code == exitInterrupted:
 		fmt.Fprintln(env.Stderr, "canopy: interrupted:", err)
 	default:

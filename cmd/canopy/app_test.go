@@ -111,7 +111,7 @@ func TestTheReadmeHasEveryCommandFlagAndVariable(t *testing.T) {
 				t.Errorf("--%s of %s has no help", f.Name, path)
 			}
 		})
-	for _, code := range []int{exitOK, exitFailure, exitUsage, exitUnknownRoom, exitUnavailable, exitBadInput, exitInterrupted} {
+	for _, code := range []int{exitOK, exitFailure, exitUsage, exitUnknownRoom, exitUnavailable, exitBadInput, exitInterrupted, exitUnread} {
 		if !strings.Contains(readme, fmt.Sprintf("| %d |", code)) {
 			t.Errorf("README.md lacks exit code %d", code)
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -25,6 +27,7 @@ const (
 	exitUnavailable = 4   // a service or the database is not there, or not ready: try again later
 	exitBadInput    = 5   // the file or stream is damaged, or not what it should be
 	exitInterrupted = 130 // a signal came before the work was done
+	exitUnread      = 141 // nobody reads standard output any more; what a shell shows of a process that SIGPIPE ended
 )
 
 // usageError is about the command line, found only while running.
@@ -60,6 +63,8 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case isUnread(err):
+		return exitUnread
 	case isUsage(err):
 		return exitUsage
 	case errors.Is(err, wire.ErrUnknownRoom):
@@ -72,6 +77,12 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUnavailable
 	}
 	return exitFailure
+}
+
+// isUnread is true where whoever read standard output has gone, as head does.
+func isUnread(err error) bool {
+	write, ok := errors.AsType[*fs.PathError](err)
+	return ok && write.Path == os.Stdout.Name() && errors.Is(write, syscall.EPIPE)
 }
 
 func isUsage(err error) bool {

@@ -19,6 +19,9 @@ import (
 )
 
 func main() {
+	// Then writing to a pipe that nobody reads is an error, and what was begun is cleaned up: a signal with no
+	// handler would end the process at once, and an ignored one would be handed on to Postgres.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	os.Exit(run(ctx, &Env{

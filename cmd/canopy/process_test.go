@@ -281,6 +281,33 @@ func TestASignalThatComesTwiceIsOne(t *testing.T) {
 
 // Somebody began a request and does not finish it: that holds up an orderly end, and the second signal
 // does not wait for it.
+// Whoever reads the output may go away, as head does: the temporary replica goes all the same.
+func TestNobodyReadsTheOutput(t *testing.T) {
+	t.Parallel()
+	w := withGarden(t)
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	_ = r.Close()
+	temp := t.TempDir()
+	var stderr lockedBuffer
+	cmd := exec.CommandContext(t.Context(), path, "export", "garden", "--realtime-url", w.realtime, "--bootstrap-url", w.bootstrap)
+	cmd.Env = append(os.Environ(), beMain+"=1", "TMPDIR="+temp)
+	cmd.Stdout, cmd.Stderr = out, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != exitUnread || stderr.String() != "" {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 func TestASecondSignalForces(t *testing.T) {
 	t.Parallel()
 	dir := publicTemp(t)
