@@ -19,6 +19,7 @@ var (
 	rebase   = suite{"./client", "TestRebase"}
 	restore  = suite{"./cmd/canopy", "TestRestored|TestWhoWasAway|TestTooOld"}
 	network  = suite{"./client", "TestSync|TestPush|TestLostAck|TestGap|TestClockSkew|TestDelete"}
+	hostile  = suite{"./client", "TestWrongAck/beyond|TestCopiesOfOneClock"}
 )
 
 // one is a mutant of a single change.
@@ -327,7 +328,11 @@ var mutants = []mutant{
 	one("client: what got through and was folded is pushed again", "client/rebase.go",
 		"case ok, t.settled(q.op.TS) && t.store.held.has(q.op.TS, t.meta.epoch):", "case ok:", rebase),
 	one("client: what is too old is pushed as it is", "client/rebase.go",
-		"if len(old) == 0 && (len(missing) == 0 || !t.settled(missing[0].op.TS)) {", "if len(old) == 0 {", rebase),
+		"if len(old) > 0 || len(missing) > 0 && t.settled(missing[0].op.TS) {", "if len(old) > 0 {", rebase),
+	one("client: an acknowledgement counts whatever it names", "client/push.go",
+		"if err := answersFor(l.inflight, ack); err != nil {", "if err := error(nil); err != nil {", hostile),
+	one("client: another operation under its timestamp passes for what is pending", "client/rebase.go",
+		"case ok && !known.SameBody(q.op):", "case ok && !known.SameBody(known):", hostile),
 	one("client: too old is stamped anew by a slow clock", "client/push.go",
 		"if l.offset(nack.ServerTime) > slowClock {", "if false {", restore),
 	one("client: what a restored server has lost is given up", "client/rebase.go",
