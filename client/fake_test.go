@@ -342,16 +342,22 @@ func (p *peer) sendOps(after int64) {
 }
 
 func (p *peer) push(m wire.Push) {
-	results, err := p.s.commit(m.Ops)
+	ack, err := p.s.answer(m)
 	if err != nil {
 		p.nack(m.ID, refusal(err))
 		return
 	}
-	ack := wire.Ack{ID: m.ID, Head: int64(len(p.s.log()))}
+	p.send(ack)
+}
+
+// answer commits a push and returns what acknowledges it. The caller holds mu.
+func (s *server) answer(m wire.Push) (wire.Ack, error) {
+	results, err := s.commit(m.Ops)
+	ack := wire.Ack{ID: m.ID, Head: int64(len(s.log()))}
 	for i, r := range results {
 		ack.Results = append(ack.Results, wire.Result{TS: m.Ops[i].TS, Seq: r.Seq, Status: wire.Status(r.Status)})
 	}
-	p.send(ack)
+	return ack, err
 }
 
 func (p *peer) nack(id string, e *wire.Error) {

@@ -102,12 +102,11 @@ func (t *txn) lostOf(found *logComparison) (lost []queued, err error) {
 			return nil, err
 		}
 		if ours && !theirs[op.TS] {
-			op.Known, op.Seq = min(op.Known, common), 0
-			lost = append(lost, queued{op: op, edit: t.meta.version + 1})
+			lost = append(lost, t.unacknowledged(op, common))
 		}
 	}
 	if len(lost) > 0 {
-		_, err = t.exec(`UPDATE outbox SET known = min(known, ?)`, common)
+		err = t.unlearn(common)
 	}
 	return lost, err
 }

@@ -119,7 +119,7 @@ func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 			return nil, err
 		}
 	}
-	if _, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common); err != nil {
+	if err := t.unlearn(common); err != nil {
 		return nil, err
 	}
 	err = t.each(`SELECT * FROM (`+everyOpQuery+`) AS o WHERE seq > 0 AND substr(ts, 9) IN (SELECT replica FROM own)
@@ -130,12 +130,24 @@ func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 			return err
 		}
 		if header.Horizon.Before(op.TS) || current && held.epoch == epoch && !held.has(op.TS, epoch) {
-			op.Known, op.Seq = min(op.Known, common), 0
-			lost = append(lost, queued{op: op, edit: t.meta.version + 1})
+			lost = append(lost, t.unacknowledged(op, common))
 		}
 		return nil
 	})
 	return lost, err
+}
+
+// unacknowledged is an operation as it goes into the outbox again, known of the server's log what the two have in
+// common.
+func (t *txn) unacknowledged(op moveop.Op, common int64) queued {
+	op.Known, op.Seq = min(op.Known, common), 0
+	return queued{op: op, edit: t.meta.version + 1}
+}
+
+// unlearn has what is pending know no more of the server's log than that.
+func (t *txn) unlearn(common int64) error {
+	_, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common)
+	return err
 }
 
 // errUnsure means that a snapshot cannot be swapped in before the server was asked what it holds.
