@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -78,12 +77,7 @@ func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 			}
 		}()
 		s.allowWrite(w)
-		room := c.Param("room")
-		if r.URL.RawPath != "" { // which echo took it from, with its escapes
-			room, _ = url.PathUnescape(room) // net/url has looked at them
-		}
-		r.SetPathValue("room", room)
-		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
+		wire.SetRoute(r, path, c.ParamNames(), c.ParamValues())
 		h(w, r)
 		return nil
 	}

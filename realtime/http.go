@@ -116,14 +116,7 @@ func serveYAML(text string) http.HandlerFunc {
 func (s *Server) route(path string, h http.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		for i, name := range c.ParamNames() {
-			value := c.ParamValues()[i]
-			if r.URL.RawPath != "" { // which echo took it from, with its escapes
-				value, _ = url.PathUnescape(value) // net/url has looked at them
-			}
-			r.SetPathValue(name, value)
-		}
-		r.Pattern = strings.Replace(path, ":room", "{room}", 1) // for Middleware
+		wire.SetRoute(r, path, c.ParamNames(), c.ParamValues())
 		h(c.Response(), r)
 		s.metrics.requests.WithLabelValues(path, strconv.Itoa(c.Response().Status)).Inc()
 		return nil

@@ -140,7 +140,7 @@ func (binaryCodec) Decode(frame []byte) (Message, error) {
 	}
 	name, ok := typeNames[frame[1]]
 	if !ok {
-		return nil, unknownType("0x%02x", frame[1])
+		return nil, unknownType(fmt.Sprintf("0x%02x", frame[1]))
 	}
 	return decodeBody(name, frame[2:])
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/canopysync/canopy/moveop"
@@ -62,8 +64,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.cause }
 
 // unknownType is the error for a message of a type that is none.
-func unknownType(format string, args ...any) *Error {
-	e := NewError(CodeBadRequest, "%s "+format, append([]any{ErrUnknownType}, args...)...)
+func unknownType(name string) *Error {
+	e := NewError(CodeBadRequest, "%s %s", ErrUnknownType, name)
 	e.cause = ErrUnknownType
 	return e
 }
@@ -100,6 +102,19 @@ type httpError struct {
 		Message   string `json:"message"`
 		Retryable bool   `json:"retryable"`
 	} `json:"error"`
+}
+
+// SetRoute tells a request what Echo found: the parameters, for PathValue, and the pattern as net/http spells it, for
+// Middleware. Echo takes parameters from RawPath where there is one, with their escapes.
+func SetRoute(r *http.Request, path string, names, values []string) {
+	for i, name := range names {
+		value := values[i]
+		if r.URL.RawPath != "" {
+			value, _ = url.PathUnescape(value) // net/url has looked at them
+		}
+		r.SetPathValue(name, value)
+	}
+	r.Pattern = strings.Replace(path, ":room", "{room}", 1)
 }
 
 // WriteError answers an HTTP request with e. A retryable error carries Retry-After, a 401 what is wanted.

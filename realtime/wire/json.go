@@ -108,7 +108,7 @@ var decoders = map[string]func(body []byte) (Message, error){
 func decodeBody(kind string, body []byte) (Message, error) {
 	decode, ok := decoders[kind]
 	if !ok {
-		return nil, unknownType("%.40q", kind)
+		return nil, unknownType(fmt.Sprintf("%.40q", kind))
 	}
 	return decode(body)
 }
