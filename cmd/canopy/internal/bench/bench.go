@@ -155,6 +155,9 @@ func (c *Config) roomSizes() []int {
 	return []int{max(c.Nodes/1000, 100), max(c.Nodes/10, 200), max(c.Nodes, 300)}
 }
 
+// depths are those that growth is measured over.
+func (c *Config) depths() []int { return []int{10, 1000, c.Nodes/10 + 1} }
+
 // logSizes are the lengths of a log that growth is measured over, in rooms of fewNodes.
 func (c *Config) logSizes() []int {
 	return []int{max(c.Nodes/100, fewNodes), max(c.Nodes/10, 2*fewNodes), max(c.Nodes, 3*fewNodes)}

@@ -28,7 +28,7 @@ func sqlByNodes(ctx context.Context, c *Config, d *database) (Growth, error) {
 // sqlByDepth moves a folder back and forth below the lowest node of a chain.
 func sqlByDepth(ctx context.Context, c *Config, d *database) (Growth, error) {
 	g := Growth{Name: "a move of a folder to the end of a chain, one a call", Of: "depth", Expect: "proportional to depth"}
-	return d.sqlSizes(ctx, c, g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
+	return d.sqlSizes(ctx, c, g, c.depths(), func(depth int) (contender, error) {
 		r, err := d.newRoom(ctx, c, chain, depth)
 		if err != nil {
 			return contender{}, err

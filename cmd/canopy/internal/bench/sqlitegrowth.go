@@ -45,7 +45,7 @@ func sqliteByNodes(ctx context.Context, c *Config, dir string) (Growth, error) {
 // sqliteByDepth moves a folder back and forth below the lowest node of a chain.
 func sqliteByDepth(ctx context.Context, c *Config, dir string) (Growth, error) {
 	g := Growth{Name: "a remote move of a folder to the end of a chain, one a batch", Of: "depth", Expect: "proportional to depth"}
-	return sqliteSizes(ctx, c, dir, g, []int{10, 1000, c.Nodes/10 + 1}, func(open replicaOpener, depth int) (contender, error) {
+	return sqliteSizes(ctx, c, dir, g, c.depths(), func(open replicaOpener, depth int) (contender, error) {
 		r, err := open(chain, depth)
 		if err != nil {
 			return contender{}, err

@@ -19,7 +19,7 @@ func treeByNodes(ctx context.Context, c *Config) (Growth, error) {
 // the walk to the top cannot be left out.
 func treeByDepth(ctx context.Context, c *Config) (Growth, error) {
 	g := Growth{Name: "a move of a folder to the end of a chain", Of: "depth", Expect: "proportional to depth"}
-	return c.bySize(ctx, "tree", g, []int{10, 1000, c.Nodes/10 + 1}, func(depth int) (contender, error) {
+	return c.bySize(ctx, "tree", g, c.depths(), func(depth int) (contender, error) {
 		r, err := newTreeRoom(chain, depth)
 		if err != nil {
 			return contender{}, err
