@@ -20,9 +20,9 @@ declare
   v_room   canopy.rooms := p_room;
   v_op     canopy.history;
   v_cause  canopy.history;
-  v_delete bigint := p_last_delete;  -- no later delete can be concurrent with these ops
-  v_latest bigint[];                            -- the last seqs of the two replicas that wrote last
-  v_writer bigint;                              -- and the replica of the first of them
+  v_delete bigint := p_last_delete; -- no later delete can be concurrent with these ops
+  v_latest bigint[];                -- the last seqs of the two replicas that wrote last
+  v_writer bigint;                  -- and the replica of the first of them
 begin
   if p_room.restore_on = 'never' then
     return v_room;
