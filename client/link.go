@@ -426,7 +426,6 @@ func (l *link) head(h wire.Head) error {
 		l.mended = false
 		return nil
 	}
-	l.c.setProgress(func(p *progress) { p.mismatches++ })
 	l.log.Error("digest mismatch", "seq", m.seq, "ours", m.digest, "theirs", h.Digest)
 	return errMismatch
 }

@@ -96,6 +96,9 @@ func (s *syncer) run(ctx context.Context) {
 		}
 		s.c.setProgress(func(p *progress) {
 			p.err, p.state = err, stateAfter(err)
+			if errors.Is(err, errMismatch) { // not before: it does not count as in step any more
+				p.mismatches++
+			}
 		})
 		s.wait(ctx, delay)
 	}
