@@ -63,8 +63,8 @@
 //	resync                                     load a snapshot, apply the outbox on top; what got through and
 //	                                           was folded since leaves it, what is too old is stamped anew
 //	resync with another epoch                  the same, and queue again what the server has lost of ours
-//	digests that differ, Repair                exchange the operations that differ, push again what the server has
-//	                                           lost of ours; where that is not enough, load a snapshot
+//	digests that differ, Repair                exchange the operations that differ, or where that is not enough load
+//	                                           a snapshot; either way queue again what the server has lost of ours
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
 //	too_old                                    stamp the outbox anew, by the server's clock if ours is slow
 //	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,

@@ -89,41 +89,65 @@ func TestRepairFetchesOnlyWhatDiffers(t *testing.T) {
 }
 
 // A server that was set back without a new epoch, and has gone beyond our cursor since, lacks what it had
-// acknowledged. It gets it again.
+// acknowledged. It gets it again, whichever way the replica is mended.
 func TestAcknowledgedAndLost(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	c := s.join(t)
-	create(t, c, moveop.Root, client.Last, "kept")
-	s.synced(t, c)
-	kept := s.digest().Ops
-	create(t, c, moveop.Root, client.Last, "lost")
-	s.synced(t, c)
+	for name, buckets := range map[string]func(http.ResponseWriter, wire.Span, bool) bool{
+		"piece by piece": nil,
+		"by a snapshot": func(w http.ResponseWriter, _ wire.Span, _ bool) bool {
+			http.NotFound(w, nil)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			c := s.join(t)
+			create(t, c, moveop.Root, client.Last, "kept")
+			s.synced(t, c)
+			kept := s.digest().Ops
+			create(t, c, moveop.Root, client.Last, "lost")
+			s.synced(t, c)
+			s.setBack(t, kept)
+			for i := range 5 {
+				op := moveop.Op{
+					Kind: moveop.Set, TS: moveop.NewTimestamp(2, uint16(i), 7), Node: moveop.Root, Key: "k", Value: []byte(fmt.Sprint(i)),
+				}
+				if err := s.apply(op); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.hook(func(h *hooks) { h.buckets = buckets })
+			before := s.counts()
+			if err := c.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.synced(t, c)
+			wantTitles(t, c, "kept lost")
+			s.checkOnce(t)
+			if loaded := s.counts().snapshots > before.snapshots; loaded != (buckets != nil) {
+				t.Errorf("a snapshot was loaded: %t", loaded)
+			}
+			s.hook(func(h *hooks) { h.buckets = nil })
+			if d := doctor(t, c); len(d.Findings) > 0 || !d.Compared {
+				t.Errorf("found %+v", d)
+			}
+		})
+	}
+}
+
+// setBack has the server lose all but its first operations, and its connections.
+func (s *server) setBack(t *testing.T, kept int64) {
+	t.Helper()
 	s.mu.Lock()
 	log := s.log()
 	s.room = proptest.NewServer(proptest.RestoreMoveAndSet)
-	if _, err := s.commit(log[:kept]); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.commit(log[:kept])
 	s.mu.Unlock()
-	s.hangUp()
-	for i := range 5 {
-		op := moveop.Op{
-			Kind: moveop.Set, TS: moveop.NewTimestamp(2, uint16(i), 7), Node: moveop.Root, Key: "k", Value: []byte(fmt.Sprint(i)),
-		}
-		if err := s.apply(op); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Repair(t.Context()); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	s.synced(t, c)
-	wantTitles(t, c, "kept lost")
-	s.checkOnce(t)
-	if d := doctor(t, c); len(d.Findings) > 0 || !d.Compared {
-		t.Errorf("found %+v", d)
-	}
+	s.hangUp()
 }
 
 // A server that answers something else than what it is asked is not followed: not for ever, and not into

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"database/sql"
 	"errors"
+	"math"
 
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/moveop"
@@ -101,17 +102,38 @@ func operations(all []queued) []moveop.Op {
 	return ops
 }
 
-// lost returns the operations of this replica that were acknowledged and that a snapshot of another
-// history, which is in the draft tables, lacks: a server that was restored from a backup has lost them.
-// One from before the horizon counts only if it is known not to be there and still shows in our state:
-// it is to be stamped anew, and must not override what came after it. What had been known of the old
-// history counts as far as the two agree, of pending operations too.
+// lost returns the operations of this replica that were acknowledged and that a snapshot, which is in the
+// draft tables, lacks: a server that was restored from a backup has lost them, with or without a new
+// epoch. One from before the horizon counts only if it is known not to be there and still shows in our
+// state: it is to be stamped anew, and must not override what came after it. What had been known of the
+// old history counts as far as the two agree, of pending operations too.
 func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 	held := t.store.held
 	epoch := cmp.Or(header.Epoch, held.epoch)
 	cut := held.epoch == t.meta.epoch && held.head < t.meta.seq
-	if t.meta.epoch == "" || epoch == t.meta.epoch && !cut {
+	same := epoch == t.meta.epoch && !cut
+	if t.meta.epoch == "" || same && t.meta.partial {
 		return nil, nil
+	}
+	reach := int64(math.MaxInt64)
+	if same { // what a snapshot has not got to yet is in the log behind it
+		reach = header.Seq
+	}
+	err = t.each(`SELECT * FROM (`+everyOpQuery+`) AS o
+		WHERE seq BETWEEN 1 AND ? AND substr(ts, 9) IN (SELECT replica FROM own)
+			AND NOT EXISTS (SELECT 1 FROM draft_stamps d WHERE d.ts = o.ts) ORDER BY ts`, []any{reach}, func(rows *sql.Rows) error {
+		var current bool
+		op, err := scanOp(rows, &current)
+		if err != nil {
+			return err
+		}
+		if header.Horizon.Before(op.TS) || current && !same && held.epoch == epoch && !held.has(op.TS, epoch) {
+			lost = append(lost, queued{op: op})
+		}
+		return nil
+	})
+	if err != nil || same && len(lost) == 0 {
+		return nil, err
 	}
 	common := int64(0) // of a preview it is not known which operations it is made of
 	if !t.meta.partial {
@@ -119,22 +141,10 @@ func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 			return nil, err
 		}
 	}
-	if err := t.unlearn(common); err != nil {
-		return nil, err
+	for i := range lost {
+		lost[i] = t.unacknowledged(lost[i].op, common)
 	}
-	err = t.each(`SELECT * FROM (`+everyOpQuery+`) AS o WHERE seq > 0 AND substr(ts, 9) IN (SELECT replica FROM own)
-		AND NOT EXISTS (SELECT 1 FROM draft_stamps d WHERE d.ts = o.ts) ORDER BY ts`, nil, func(rows *sql.Rows) error {
-		var current bool
-		op, err := scanOp(rows, &current)
-		if err != nil {
-			return err
-		}
-		if header.Horizon.Before(op.TS) || current && held.epoch == epoch && !held.has(op.TS, epoch) {
-			lost = append(lost, t.unacknowledged(op, common))
-		}
-		return nil
-	})
-	return lost, err
+	return lost, t.unlearn(common)
 }
 
 // unacknowledged is an operation as it goes into the outbox again, known of the server's log what the two have in
