@@ -27,7 +27,7 @@ type migrations struct {
 }
 
 func (c *migrateUpCmd) Run(ctx context.Context, env *Env) error {
-	db, err := c.open(ctx)
+	db, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ type migrateStatusCmd struct {
 }
 
 func (c *migrateStatusCmd) Run(ctx context.Context, env *Env) error {
-	db, err := c.open(ctx)
+	db, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}

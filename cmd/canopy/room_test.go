@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/canopysync/canopy/client"
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/pgfuncs"
@@ -169,5 +171,46 @@ func (w *world) agree(t *testing.T, room string, want []string, clients ...*clie
 		if c.Digest() != server.Digest {
 			t.Errorf("%d has %+v, the server %+v", i, c.Status(), server)
 		}
+	}
+}
+
+// What works on the database leaves one alone that another version has migrated.
+func TestDatabaseOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	w := withGarden(t)
+	before := w.listRooms(t, w.database)["garden"]
+	conn, err := pgx.Connect(t.Context(), w.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	exec := func(statement string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, version := range map[string]struct{ comes, goes, says string }{
+		"newer": {`insert into canopy.migrations (version, name) values (9999, 'future')`,
+			`delete from canopy.migrations where version = 9999`, "is newer"},
+		"older": {`update canopy.installed_functions set fingerprint = 'older ' || fingerprint`,
+			`update canopy.installed_functions set fingerprint = substr(fingerprint, 7)`, "canopy migrate"},
+	} {
+		exec(version.comes)
+		for _, args := range [][]string{
+			{"room", "list"}, {"room", "stats", "garden"}, {"room", "set", "garden", "--restore-on=never"},
+			{"room", "new-epoch", "garden"}, {"compact", "--all", "--retention=1ms"}, {"token", "list"},
+			{"token", "revoke", "8f14e45f-ceea-467f-a34b-5f5ba3a1f5a1"}, {"migrate", "grant", "--realtime=nobody"},
+		} {
+			r := w.canopy(append(args, "--database-url", w.database)...)
+			if r.code != exitUnavailable || !strings.Contains(r.stderr, version.says) {
+				t.Errorf("%s: %v: %+v", name, args, r)
+			}
+		}
+		w.must("migrate", "status", "--database-url", w.database)
+		exec(version.goes)
+	}
+	if after := w.listRooms(t, w.database)["garden"]; after != before {
+		t.Errorf("was %+v, is %+v", before, after)
 	}
 }

@@ -49,9 +49,6 @@ type serviceReady struct {
 	PID     int    `json:"pid"`
 }
 
-// readyTimeout is how long the database may take to answer at the start.
-const readyTimeout = 10 * time.Second
-
 // parts is what a service is put together from.
 type parts struct {
 	db      *pgfuncs.DB
@@ -79,9 +76,6 @@ func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serv
 		return err
 	}
 	defer db.Close()
-	if err := awaitReady(ctx, db); err != nil {
-		return err
-	}
 	gate, err := f.gate(ctx, db, f.logger(env))
 	if err != nil {
 		return err
@@ -105,15 +99,6 @@ func (f serviceFlags) gate(ctx context.Context, db *pgfuncs.DB, log *slog.Logger
 		return nil, nil
 	}
 	return newGate(ctx, f.authFlags, db, log)
-}
-
-func awaitReady(ctx context.Context, db *pgfuncs.DB) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	if err := db.Ready(ctx); err != nil {
-		return unavailable(fmt.Errorf("database: %w", err))
-	}
-	return nil
 }
 
 func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {

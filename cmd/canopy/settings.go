@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/canopysync/canopy/pgfuncs"
 	"github.com/canopysync/canopy/pgfuncs/localpg"
@@ -44,8 +45,26 @@ type databaseFlag struct {
 	DatabaseURL string `required:"" placeholder:"URL" envar:"CANOPY_DATABASE_URL" help:"Postgres 15 or later, as postgres://user@host/database."`
 }
 
-// open returns a pool that the caller closes.
+// readyTimeout is how long the database may take to say which version's it is.
+const readyTimeout = 10 * time.Second
+
+// open returns a pool, which the caller closes, of a database that is exactly this version's.
 func (f databaseFlag) open(ctx context.Context, opts ...pgfuncs.Option) (*pgfuncs.DB, error) {
+	db, err := f.connect(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := db.Ready(ctx); err != nil {
+		db.Close()
+		return nil, unavailable(fmt.Errorf("database: %w", err))
+	}
+	return db, nil
+}
+
+// connect is open for what works on databases of other versions too.
+func (f databaseFlag) connect(ctx context.Context, opts ...pgfuncs.Option) (*pgfuncs.DB, error) {
 	db, err := pgfuncs.Open(ctx, f.DatabaseURL, opts...)
 	if err != nil {
 		return nil, usagef("database URL: %v", err)
