@@ -46,14 +46,14 @@ func (l *link) run(ctx context.Context) error {
 	go l.conn.read()
 	defer l.conn.close()
 	// A write that the network does not take must not hold up Close.
-	stop := context.AfterFunc(ctx, func() { _ = l.conn.conn.NetConn().SetDeadline(time.Now().Add(goodbye)) })
+	stop := context.AfterFunc(ctx, l.conn.Expire)
 	defer stop()
 	m := l.c.store.meta.Load()
 	hello := wire.Hello{Replica: m.replica, Seq: m.seq, Name: l.c.opts.Name}
 	if m.epoch != "" {
 		hello.Epoch = &m.epoch
 	}
-	err := l.conn.send(hello)
+	err := l.conn.Send(hello)
 	if err == nil {
 		l.c.presence.connected()
 		err = l.follow(ctx)
@@ -153,7 +153,7 @@ func (l *link) sendPresence() (later time.Duration, err error) {
 		return pingInterval, nil
 	}
 	l.lastSeen = time.Now()
-	return pingInterval, l.conn.send(wire.Presence{State: state})
+	return pingInterval, l.conn.Send(wire.Presence{State: state})
 }
 
 // ofOurs reports whether a replica at m has the history that the connection is about. A first snapshot
@@ -166,7 +166,7 @@ func (l *link) ping(round int64) error {
 		return nil
 	}
 	l.pings = append(l.pings, round)
-	return l.conn.send(wire.Ping{})
+	return l.conn.Send(wire.Ping{})
 }
 
 // finishRounds tells WaitSynced.
@@ -375,7 +375,7 @@ func (l *link) pull(seq int64) error {
 	}
 	l.pulled = true
 	l.log.Warn("gap in the operations", "after", seq)
-	return l.conn.send(wire.Pull{After: seq})
+	return l.conn.Send(wire.Pull{After: seq})
 }
 
 // errMoved means that the cursor is not where it was, because a snapshot came in.

@@ -60,7 +60,7 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	if !l.ofOurs(l.c.store.meta.Load()) {
 		return 0, errLoaded // what an edit knew may be of another history
 	}
-	frame, err := l.conn.codec.Encode(wire.Push{ID: strconv.FormatInt(l.id+1, 10), Ops: batch})
+	frame, err := l.conn.Codec.Encode(wire.Push{ID: strconv.FormatInt(l.id+1, 10), Ops: batch})
 	if err != nil {
 		return 0, err
 	}
@@ -71,7 +71,7 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	l.id++
 	l.inflight, l.pushed = batch, time.Now()
 	l.c.store.unsure.Store(true)
-	return pingInterval, l.conn.write(frame)
+	return pingInterval, l.conn.Write(frame)
 }
 
 // adopt stamps what was made under an earlier replica id anew, once. Where the room is not here as a

@@ -105,5 +105,5 @@ func tokenEnd(token string) (end time.Time, ok bool) {
 // sendToken brings a fresh token over the open connection.
 func (l *link) sendToken(token string) error {
 	l.log.Info("sending a fresh token")
-	return l.conn.send(wire.Auth{Token: token})
+	return l.conn.Send(wire.Auth{Token: token})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/canopysync/canopy/bootstrap/format"
 	"github.com/canopysync/canopy/realtime/wire"
+	"github.com/canopysync/canopy/realtime/wire/socket"
 )
 
 // Why a connection ends though nothing is wrong with it.
@@ -111,7 +112,7 @@ func stateAfter(err error) State {
 	switch {
 	case needsAuth(err):
 		return StateNeedsAuth
-	case errors.Is(err, errOutdated), errors.Is(err, format.ErrVersion):
+	case errors.Is(err, socket.ErrProtocol), errors.Is(err, format.ErrVersion):
 		return StateUpdateRequired
 	}
 	return StateOffline

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
+	"github.com/canopysync/canopy/realtime/wire/socket"
 )
 
 type tailCmd struct {
@@ -36,13 +36,6 @@ Examples:
     canopy tail notes
     canopy tail notes --after 0 --json | jq -c 'select(.kind=="set") | [.node, .key, .value]'`
 }
-
-// Limits of the connection. The server pings every 20 s.
-const (
-	tailSilence   = 70 * time.Second
-	tailHandshake = 15 * time.Second
-	tailWrite     = 15 * time.Second
-)
 
 // tailer follows the log of one room.
 type tailer struct {
@@ -128,112 +121,54 @@ func (t *tailer) retryIn(err error) time.Duration {
 
 // connect follows the log over one connection, until that ends.
 func (t *tailer) connect(ctx context.Context, first bool) error {
-	conn, codec, err := t.dial(ctx)
+	conn, err := t.dial(ctx)
 	if err != nil {
 		if first {
 			err = &refusedError{unavailable(err)} // never there: most likely the wrong address
 		}
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer func() {
-		stop()
-		_ = conn.Close()
-	}()
+	defer conn.Close()
+	defer context.AfterFunc(ctx, conn.Close)()
 	hello := wire.Hello{Replica: t.replica, Epoch: &t.epoch, Seq: t.seq, Name: "canopy tail"}
-	if err := t.send(conn, codec, hello); err != nil {
+	if err := conn.Send(hello); err != nil {
 		return err
 	}
 	for {
-		msg, err := t.receive(conn, codec)
-		if errors.Is(err, wire.ErrUnknownType) {
-			continue // a later version's
-		}
+		msg, err := conn.Receive()
 		if err != nil {
 			return err
 		}
-		if err := t.handle(conn, codec, msg); err != nil {
+		if err := t.handle(conn, msg); err != nil {
 			return err
 		}
 	}
 }
 
-func (t *tailer) dial(ctx context.Context) (*websocket.Conn, wire.Codec, error) {
-	dialer := websocket.Dialer{
-		Proxy:            http.ProxyFromEnvironment, // as for requests
-		HandshakeTimeout: tailHandshake,
-		Subprotocols:     []string{wire.SubprotocolBinary, wire.SubprotocolJSON},
-	}
-	address := "ws" + strings.TrimPrefix(t.service.base, "http") + "/v1/rooms/" + t.cmd.Room + "/ws"
+func (t *tailer) dial(ctx context.Context) (*socket.Conn, error) {
 	header := http.Header{}
 	t.service.authorize(header)
-	conn, resp, err := dialer.DialContext(ctx, address, header)
-	if err != nil {
-		return nil, nil, dialError(resp, err)
+	conn, err := socket.Dial(ctx, t.service.base+"/v1/rooms/"+t.cmd.Room+"/ws", header, t.service.http.Transport)
+	refusal, refused := errors.AsType[*wire.Error](err)
+	if refused && !refusal.Retryable || errors.Is(err, socket.ErrProtocol) {
+		err = &refusedError{err}
 	}
-	codec, ok := wire.CodecFor(conn.Subprotocol())
-	if !ok {
-		codec = wire.JSON
-	}
-	conn.SetReadLimit(wire.MaxFrame)
-	pong := conn.PingHandler()
-	conn.SetPingHandler(func(data string) error {
-		return errors.Join(conn.SetReadDeadline(time.Now().Add(tailSilence)), pong(data))
-	})
-	return conn, codec, nil
-}
-
-// dialError prefers what the service says to what the library makes of it.
-func dialError(resp *http.Response, err error) error {
-	if resp == nil {
-		return err
-	}
-	refusal := wire.ReadError(resp)
-	if refusal.Retryable {
-		return refusal
-	}
-	return &refusedError{refusal}
-}
-
-func (t *tailer) send(conn *websocket.Conn, codec wire.Codec, msg wire.Message) error {
-	frame, err := codec.Encode(msg)
-	if err != nil {
-		return err
-	}
-	kind := websocket.TextMessage
-	if codec.Binary() {
-		kind = websocket.BinaryMessage
-	}
-	if err := conn.SetWriteDeadline(time.Now().Add(tailWrite)); err != nil {
-		return err
-	}
-	return conn.WriteMessage(kind, frame)
-}
-
-func (t *tailer) receive(conn *websocket.Conn, codec wire.Codec) (wire.Message, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(tailSilence)); err != nil {
-		return nil, err
-	}
-	_, frame, err := conn.ReadMessage()
-	if err != nil {
-		return nil, err
-	}
-	return codec.Decode(frame)
+	return conn, err
 }
 
 // handle does what a message asks for.
-func (t *tailer) handle(conn *websocket.Conn, codec wire.Codec, msg wire.Message) error {
+func (t *tailer) handle(conn *socket.Conn, msg wire.Message) error {
 	switch msg := msg.(type) {
 	case wire.Welcome:
 		t.retry.Reset()
 	case wire.Ops:
 		if msg.From > t.seq+1 {
-			return t.send(conn, codec, wire.Pull{After: t.seq})
+			return conn.Send(wire.Pull{After: t.seq})
 		}
 		return t.print(msg.Ops)
 	case wire.Head:
 		if msg.Head > t.seq {
-			return t.send(conn, codec, wire.Pull{After: t.seq})
+			return conn.Send(wire.Pull{After: t.seq})
 		}
 	case wire.Resync:
 		return t.resync(msg)
