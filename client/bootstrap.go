@@ -18,7 +18,7 @@ import (
 const maxWindow = 64 << 20
 
 // errRoomGone means that the room that we have is not there, or not for us. Nothing is dropped for it.
-var errRoomGone = errors.New("the room is not there any more, or the token may not see it")
+var errRoomGone = errors.New("the room no longer exists, or the token gives no access to it")
 
 // bootstrap replaces the state with the server's, and applies what is pending on top.
 func (s *syncer) bootstrap(ctx context.Context) error {

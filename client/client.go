@@ -18,63 +18,63 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// MaxName is the most bytes of Options.Name: what the realtime service takes where nothing else is
-// configured. With more it would accept no connection.
+// MaxName is the maximum length of Options.Name in bytes: the realtime service's default limit. With a
+// longer name the service would refuse every connection.
 const MaxName = 128
 
-// Options says what Open opens and how it is kept in step. Only Room is required.
+// Options configures Open and sync. Only Room is required, and only for a new file.
 type Options struct {
-	// Room is the room's name. For a file that exists it may be empty: the file knows.
+	// Room is the room's name. It may be empty for an existing file, which holds the name.
 	Room string
 
 	// RealtimeURL is the realtime service, like https://host:8420. Empty means to stay offline.
 	RealtimeURL string
-	// BootstrapURL is the bootstrap service, from which a new replica, or one that was away for too
-	// long, gets the room as a whole. Empty means to do with what the realtime service still has.
+	// BootstrapURL is the bootstrap service, which sends the whole room to a replica that is new or was
+	// away for too long. Empty means to rely on the operations that the realtime service still has.
 	BootstrapURL string
-	// Name is shown to the others in the room. It is UTF-8, of at most MaxName bytes.
+	// Name is shown to the others in the room. It is UTF-8, at most MaxName bytes.
 	Name string
-	// Token returns the token for the services, each time one is needed: for every connection and
-	// request, and before a JSON Web Token in use ends, so that the connection can go on. It may be called
-	// from several goroutines at once. Nil means to send none.
+	// Token returns a token for the services. It is called for every connection and request, and before
+	// a JSON Web Token in use expires, so that the connection can go on; several goroutines may call it
+	// at once. Nil means to send no token.
 	Token func(ctx context.Context) (string, error)
 
-	// WaitForFile has Open wait, as long as its ctx lasts, until the Client that has the file open, in this
-	// process or another one, closes it. Without it, the error is ErrLocked at once.
+	// WaitForFile makes Open wait, until its ctx is done, for another Client, in this or another process,
+	// to close the file. Without it, Open returns ErrLocked at once.
 	WaitForFile bool
 	// Synchronous says what an edit survives. Defaults to SynchronousFull.
 	Synchronous Synchronous
 
-	// UndoLimit bounds the history of Undo, in changes: each node placed and each property written by
-	// one step counts once. The oldest steps are forgotten first, a sixteenth of the history at a time; an
+	// UndoLimit bounds the undo history, in changes: each node placed and each property written by a
+	// step counts once. The oldest steps are dropped first, a sixteenth of the history at a time; an
 	// edit with more changes than the limit cannot be undone, and empties the history. Defaults to
-	// 10,000; negative means to keep none.
+	// 10,000; negative means to keep no history.
 	UndoLimit int
-	// UndoPause joins edits that follow each other within this time into one step of Undo. Zero means
-	// that each Edit is a step.
+	// UndoPause joins edits that follow each other within this time into one undo step. Zero makes each
+	// Edit a step.
 	UndoPause time.Duration
 
-	// FlushTimeout is how long Close waits for the server to acknowledge what was edited, where there is
+	// FlushTimeout is how long Close waits for the server to acknowledge pending operations, if there is
 	// a connection. Defaults to 2 s; negative means not to wait.
 	FlushTimeout time.Duration
 
-	// PreviewTimeout is how long a read or an edit of a replica that is loading the room for the first time
-	// may wait for children that are not here yet; then what is here has to do. Defaults to 3 s; negative
-	// means not to fetch any. See the package comment about the first load.
+	// PreviewTimeout is how long a read or an edit may wait for children that are not here yet during the
+	// first load; then it makes do with those that are here. Defaults to 3 s; negative means to fetch
+	// none. See "The first load" in the package comment.
 	PreviewTimeout time.Duration
 
-	// RetryMin and RetryMax bound the wait before the next attempt to connect, which grows from one to
-	// the other with every failure. Default to 500 ms and 30 s.
+	// RetryMin and RetryMax bound the backoff between attempts to connect: it starts at RetryMin and
+	// doubles with every failure up to RetryMax. Default to 500 ms and 30 s.
 	RetryMin, RetryMax time.Duration
-	// HTTPClient fetches snapshots. Where its Transport is an *http.Transport, sockets are dialled with
-	// the same proxy, dial function and TLS configuration. Defaults to one with http.DefaultTransport.
+	// HTTPClient fetches snapshots. If its Transport is an *http.Transport, sockets are dialled with its
+	// proxy, dial function and TLS configuration. Defaults to one with http.DefaultTransport.
 	HTTPClient *http.Client
 
-	// Logger is told what sync does. Defaults to none.
+	// Logger receives the log of sync. Defaults to none.
 	Logger *slog.Logger
 	// Now is the wall clock. Defaults to time.Now.
 	Now func() time.Time
-	// Random is where ids and order keys come from. Defaults to crypto/rand.Reader.
+	// Random is the source of ids and order keys. Defaults to crypto/rand.Reader.
 	Random io.Reader
 }
 
@@ -125,7 +125,7 @@ func (o Options) check() error {
 		return fmt.Errorf("name %q is not UTF-8", o.Name)
 	}
 	if o.Synchronous != SynchronousFull && o.Synchronous != SynchronousNormal {
-		return fmt.Errorf("synchronous is %q, not FULL or NORMAL", o.Synchronous)
+		return fmt.Errorf("synchronous is %q, must be FULL or NORMAL", o.Synchronous)
 	}
 	for _, service := range []string{o.RealtimeURL, o.BootstrapURL} {
 		if service == "" {
@@ -164,18 +164,18 @@ type Client struct {
 	closed  error // of Close
 }
 
-// Open opens the replica in the file at path, making it where there is none, and starts to sync where
-// Options name services. It needs no network: what is in the file can be read and edited at once.
+// Open opens the replica in the file at path, creates it if it does not exist, and starts to sync if
+// Options name services. It needs no network: the file's content can be read and edited at once.
 // Ctx is for opening only. The errors to expect are ErrLocked, ErrNotCanopyFile, ErrNewerVersion,
 // ErrOtherRoom, ErrReadOnly, ErrDiskFull and ErrCorrupt.
 //
-// Beside the file, SQLite keeps files named after it; "path-lock" is the lock. It stays, also where the
-// file turns out to be something else: whoever removed it could not know that nobody has opened it
-// meanwhile, and is left with a lock that the next one does not see. Path may be a symbolic link; a hard
+// SQLite keeps files beside the file that are named after it; "path-lock" is the lock. The lock file is
+// never removed, even if the file turns out to be something else: another process may have opened it
+// meanwhile, and would hold a lock that the next one does not see. Path may be a symbolic link. A hard
 // link has a lock of its own, and must not be used while the file is open.
 //
-// Edits may be in "path-wal" until Close, and after a crash until the next Open. Where a file is replaced by
-// a backup after a crash, remove path-wal first, or the backup is read with those edits on top.
+// Edits may be in "path-wal" until Close, and after a crash until the next Open. When you replace a file
+// by a backup after a crash, remove path-wal first, or the backup is read with those edits on top.
 func Open(ctx context.Context, path string, opts Options) (*Client, error) {
 	opts = opts.withDefaults()
 	if err := opts.check(); err != nil {
@@ -237,9 +237,9 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 	return st, nil
 }
 
-// Close stops syncing, waits for what is under way and closes the file. Where there is a connection, it
-// lets what was edited be pushed first, for at most Options.FlushTimeout. All of it is kept in any
-// case, and what is not pushed yet is pushed after the next Open; to be sure, call WaitSynced first.
+// Close stops sync, waits for running transactions and closes the file. If there is a connection, it
+// first gives pending operations up to Options.FlushTimeout to be pushed. Operations still pending then
+// stay in the file and are pushed after the next Open; to be sure of the server, call WaitSynced first.
 // Close may be called more than once, but not from inside Edit or View.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
@@ -274,7 +274,7 @@ func (c *Client) flush() {
 func (c *Client) Room() string { return c.opts.Room }
 
 // Replica is the id under which this replica makes operations. It changes when the file turns out to
-// be a copy of another one that is in use.
+// be a copy of another file in use.
 func (c *Client) Replica() moveop.ReplicaID { return c.store.meta.Load().replica }
 
 // Pending is the number of operations that the server has not acknowledged.
@@ -286,8 +286,8 @@ func (c *Client) wake() {
 	c.statusChanged()
 }
 
-// Reconnect ends the wait before the next attempt to connect: for an application that learns that the
-// network is back, or that there is a new token.
+// Reconnect ends the backoff and tries to connect at once. Call it when the network is back, or when
+// there is a new token.
 func (c *Client) Reconnect() {
 	c.preview.again()
 	for _, waiting := range []chan struct{}{c.retries, c.reloads, c.store.sights} {

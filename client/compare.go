@@ -34,7 +34,7 @@ var (
 	// errOtherLog means that the server's log is another one by now.
 	errOtherLog = errors.New("the server has another history")
 	// errNotAsked means that the server's answer is not about what it was asked.
-	errNotAsked = errors.New("the server does not answer what it is asked about its log")
+	errNotAsked = errors.New("the server's answer about its log does not match the question")
 )
 
 // logComparison finds the operations in which our log, as far as our cursor, differs from the server's. Both

@@ -1,113 +1,114 @@
-// Package client is the replica that an application embeds: the whole of one room in one SQLite file,
-// readable and editable at once, with or without a network, and kept in step with the services by a
-// sync loop in the background.
+// Package client is the replica that an application embeds: one room, complete, in one SQLite file. The
+// application reads and edits it at any time, with or without a network; a sync loop in the background
+// keeps it in step with the services.
 //
 // # Invariants
 //
-// An edit is one SQLite transaction that changes the tree, appends to the outbox and moves the clock.
-// What came from the server is applied together with the cursor, an acknowledgement together with
-// the outbox, and a snapshot is loaded beside the old state and swapped in whole. So the file is at
-// every moment the effect of some set of operations, and whatever happens, the next Open goes on from
-// there. Nothing but the server's acknowledgement, or the operation itself coming back, takes an
-// operation out of the outbox.
+// An edit is one SQLite transaction that changes the tree, appends to the outbox and advances the clock.
+// Operations from the server are applied together with the cursor, an acknowledgement together with the
+// outbox, and a snapshot is loaded beside the old state and swapped in whole. So the file always holds the
+// effect of some set of operations, and the next Open continues from there, whatever happened. The sync
+// loop takes an operation out of the outbox only once the server has it: the server acknowledged it, or
+// it came back, or it is part of a snapshot.
 //
 // The state is a function of the set of operations (package tree has the algorithm), so the order in
-// which local and remote ones meet does not matter.
+// which local and remote operations meet does not matter.
 //
 // # Concurrency
 //
-// Client is safe for concurrent use. Edits and applied batches run one at a time; reads run beside
-// them on a consistent snapshot and never wait for them, only for other reads where there are many (see
-// Limits). A Tx or View belongs to the function that it was passed to. That function must use it for all that
-// it reads and writes, and not call the methods of the same Client that take a context, or Close: they may wait
-// for it for ever. One Client has the file open at a time: another one gets ErrLocked, or waits, see
-// Options.WaitForFile.
+// Client is safe for concurrent use. Edits and applied batches run one at a time. Reads run beside them on
+// a consistent snapshot and never wait for them, only for other reads when there are many (see Limits). A
+// Tx or View is valid only inside the function it was passed to. That function must read and write through
+// it alone: the methods of the same Client that take a context, and Close, may deadlock there. Only one
+// Client at a time can have a file open: a second Open returns ErrLocked, or waits if Options.WaitForFile
+// is set.
 //
 // # The first load
 //
-// A replica that is new shows the room, and takes edits, before the room is here: children are fetched
-// when they are read, what others do is applied as it comes, and the snapshot that is loaded meanwhile
-// takes the place of it all in one transaction. Until then Status.Partial is set, nodes that are not here
-// are ErrUnknownNode and ErrPartial, and a read without a network gives what is here. See BOOTSTRAP.md.
+// A new replica shows the room and accepts edits before it has loaded the room. Children are fetched when
+// they are read, remote operations are applied as they arrive, and one transaction replaces all of it with
+// the snapshot that is loaded meanwhile. Until then Status.Partial is set, a node that is not here yet
+// gives ErrUnknownNode and ErrPartial, and a read without a network returns what is here. See BOOTSTRAP.md.
 //
 // # Undo
 //
-// Undo and Redo go back and forth through what was edited here, by new operations. The history is in
-// the file. It names what a step left behind by the operation that did it, and takes back only what
-// is still there: never somebody else's change. See Client.Undo.
+// Undo and Redo step through the edits made on this replica, by making new operations. The history is in
+// the file. It identifies what a step left behind by the operation that did it, and takes back only what
+// is still in effect, never somebody else's change. See Client.Undo.
 //
 // # Copies
 //
-// Client.Export writes a copy while the file is in use. Every copy of a file is a replica of its own
-// and goes by an id of its own, at the latest when it meets the other one's traces on the server.
-// Client.Fork makes a file for a new room out of what is here.
+// Client.Export writes a copy while the file is in use. Every copy of a file is a replica of its own, with
+// its own id, which it takes at the latest when it meets the other copy's operations on the server.
+// Client.Fork writes a file for a new room that starts with the content of this one.
 //
 // # Examination
 //
-// Digests are compared with the server's while the replica works. Client.Doctor looks closer: at the
-// file, at whether the tables agree, and at the server's digest; where that differs, it finds out in which
-// operations. Client.Repair exchanges those, or loads the room anew, and Client.Salvage saves what is
-// pending from a file that is beyond that.
+// The sync loop compares digests with the server's all the time. Client.Doctor looks closer: at the file,
+// at the consistency of its tables, and at the server's digest; if that differs, it finds the operations
+// that differ. Client.Repair exchanges those operations or loads the room anew. Client.Salvage saves the
+// pending operations of a file that cannot be repaired.
 //
 // # Sync
 //
-// The sync loop (one goroutine, and one that reads the socket) loads a snapshot where the file is new
-// or its cursor cannot be served, catches up from the cursor, and only then pushes the outbox, in
-// order, one batch at a time. The first snapshot is loaded beside that. Whatever goes wrong, it tries
-// again, with growing waits:
+// The sync loop (one goroutine, and one that reads the socket) loads a snapshot if the file is new or the
+// server cannot serve its cursor, catches up from the cursor, and only then pushes the outbox, in order,
+// one batch at a time. The first snapshot is loaded beside that. After any failure it tries again, with
+// exponential backoff:
 //
-//	the connection ends, busy, rate_limited,   again after a wait with jitter (a restart says how long)
+//	the connection ends, busy, rate_limited,   try again after a wait with jitter (a restart says how long)
 //	internal
-//	a snapshot is cut off under way            ask for the rest of it; where it is gone, start over
+//	a snapshot is cut off                      ask for the rest of it; if the snapshot is gone, start over
 //	a gap in the operations                    pull from the cursor
-//	resync                                     load a snapshot, apply the outbox on top; what got through and
-//	                                           was folded since leaves it, what is too old is stamped anew
-//	resync with another epoch                  the same, and queue again what the server has lost of ours
-//	digests that differ, Repair                exchange the operations that differ, or where that is not enough load
-//	                                           a snapshot; either way queue again what the server has lost of ours
+//	resync                                     load a snapshot, apply the outbox on top; operations that got through
+//	                                           and were folded leave the outbox, those too old are stamped anew
+//	resync with another epoch                  the same, and queue again our operations that the server lost
+//	digests that differ, Repair                exchange the operations that differ, or if that is not enough load a
+//	                                           snapshot; either way queue again our operations that the server lost
 //	clock_skew                                 follow the server's clock, stamp the outbox anew
 //	too_old                                    stamp the outbox anew, by the server's clock if ours is slow
-//	conflict, out_of_order, replica_in_use     another copy of the file is about: new replica id, catch up,
-//	                                           stamp the outbox anew
-//	too_large                                  smaller batches
+//	conflict, out_of_order, replica_in_use     another copy of the file is in use: take a new replica id, catch
+//	                                           up, stamp the outbox anew
+//	too_large                                  push smaller batches
 //	invalid_op, bad_request                    put the operation into quarantine, go on with the others:
 //	                                           see Client.Refused, Retry, Discard, ExportRefused
 //	unauthorized, forbidden                    StateNeedsAuth, or no pushes for a while
-//	a protocol that we do not know             StateUpdateRequired
+//	an unknown protocol                        StateUpdateRequired
 //
 // # Limits
 //
-// Beside those that Options has. What goes to the server is bounded by what the services take where nothing else is
-// configured (see realtime/wire); one that takes less puts operations into quarantine, one that takes more is
-// not made use of.
+// These come in addition to those in Options. What is sent to the server is bounded by what the services
+// accept by default (see realtime/wire). If a service accepts less, operations go into quarantine; if it
+// accepts more, the client makes no use of it.
 //
-// Memory for what is pending has no limit where all of it is stamped anew (see Sync: clock_skew, too_old, another
-// copy of the file) or applied on top of a snapshot (resync, with another epoch too). That is one transaction, which
-// holds it all at once, and to stamp it anew also the moves, by anybody, since the oldest of it: about 1 KB for each
-// pending operation, more where its value is long, and 0.4 KB for each such move. Measured were 95 MB of heap for
-// 100,000 pending operations with short values, and 130 MB with 100,000 such moves.
+// Memory for pending operations is unbounded in two cases: when all of them are stamped anew (see Sync:
+// clock_skew, too_old, another copy of the file), and when they are applied on top of a snapshot (resync,
+// in the same or another epoch). Either is one transaction that holds them all at once; stamping anew also
+// holds everybody's moves since the oldest of them. A pending operation takes about 1 KB, more if its value
+// is long; such a move takes 0.4 KB. Measured: 95 MB of heap for 100,000 pending operations with short
+// values, 130 MB with 100,000 such moves.
 //
 //	a property's name, value, nesting          255 bytes, 1000 KiB of compact JSON, 64: Set fails
 //	Options.Name, presence                     MaxName, MaxPresence: Open, SetPresence fail
-//	presence                                   sent every 50 ms at most, the latest state
+//	presence                                   the latest state, sent every 50 ms at most
 //	operations of a push                       what the server says; 50 while others are in the room
-//	a page of Children, where none is given    DefaultLimit; there is no most
-//	events that a watcher has not taken        63; then one with Reread stands for what it missed
+//	a page of Children                         DefaultLimit if no limit is given; no maximum
+//	events that a watcher has not taken        63; then one with Reread stands for those it missed
 //	changes of an event                        1,024, 512 KiB of keys and values; then Reread
-//	operations applied in one transaction      4,096, and what is left of a frame
+//	operations applied in one transaction      4,096, and the rest of the last frame
 //	a frame of the server                      64 MiB; then the connection ends
 //	connecting, writing a frame                15 s each; then the connection ends
-//	silence of the server                      60 s, asked every 20 s; then the connection ends
-//	a push that is not answered                2 min; then the connection ends
-//	a snapshot that brings nothing             30 s; then it counts as cut off
+//	silence of the server                      60 s, with a ping every 20 s; then the connection ends
+//	a push without an answer                   2 min; then the connection ends
+//	a snapshot without progress                30 s; then it counts as cut off
 //	memory to decompress a snapshot            64 MiB; then it is refused
 //	children fetched during the first load     100,000 nodes since Open; 10,000 of a node to find its last one
-//	operations exchanged where digests differ  10,000, of 10,000 spans of time; then a snapshot is loaded
-//	a token is asked for                       10 s before its end at the latest
+//	operations exchanged when digests differ   10,000, in 10,000 spans of time; then a snapshot is loaded
+//	a new token is requested                   10 s before the old one expires, at the latest
 //	pushes after forbidden                     again after a minute
-//	reads at a time                            4; more wait, 10 ms at most, then they get connections of their own,
-//	                                           of which 16 are kept
-//	memory for pages of the file               16 MB, and 2 MB for each read at a time
+//	concurrent reads                           4; further ones wait for 10 ms at most, then get connections of
+//	                                           their own, of which 16 are kept
+//	memory for pages of the file               16 MB, and 2 MB for each concurrent read
 //	damaged pages that Doctor reports          20
 //	attempts of Doctor to meet the server      10; then Diagnosis.Compared is not set
 package client

@@ -12,57 +12,57 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Diagnosis is what Doctor found.
+// Diagnosis is the result of Doctor.
 type Diagnosis struct {
-	// Findings is what is wrong; empty if nothing is.
+	// Findings lists the faults found; empty if there are none.
 	Findings []Finding
-	// Seq and Digest are the cursor and the digest, recomputed, of what was examined.
+	// Seq and Digest are the cursor and the recomputed digest of the examined state.
 	Seq    int64
 	Digest moveop.Digest
-	// Compared is set where the digest was compared with the server's at the same cursor. It is not where
-	// the client has no services, where something was found before, or where the room was too busy for
-	// the two to be at one cursor.
+	// Compared is set if the digest was compared with the server's at the same cursor. It is not set if
+	// the client has no services, if the file itself had findings, or if the room was too busy for the two
+	// to be at the same cursor.
 	Compared bool
-	// Differences are the operations in which the logs differ, where they do and at most 10,000 do.
+	// Differences are the operations that differ between the logs, unless more than 10,000 do.
 	Differences []Difference
 }
 
-// Difference is an operation that only one of replica and server has or, where both are set, that they have
-// with different bodies.
+// Difference is an operation that only the replica (Here) or only the server (There) has. If both are set,
+// they have it with different bodies.
 type Difference struct {
 	TS          moveop.Timestamp
 	Here, There bool
 }
 
-// Finding is one thing that is wrong.
+// Finding is one fault.
 type Finding struct {
 	Check  Check
 	Detail string
 }
 
-// Check says what a Finding is about.
+// Check is the check that made a Finding.
 type Check string
 
 const (
 	// CheckFile is SQLite's own check of the file: pages, rows and indexes.
 	CheckFile Check = "file"
-	// CheckDigest recomputes the digests from what they summarise.
+	// CheckDigest recomputes the digests from the data that they summarise.
 	CheckDigest Check = "digest"
-	// CheckTree looks for nodes in circles.
+	// CheckTree looks for nodes in cycles.
 	CheckTree Check = "tree"
-	// CheckLog looks whether the tables of the log agree with each other.
+	// CheckLog checks that the tables of the log agree with each other.
 	CheckLog Check = "log"
-	// CheckOutbox looks whether the outbox agrees with the log and with what is counted.
+	// CheckOutbox checks that the outbox agrees with the log and with the stored counts.
 	CheckOutbox Check = "outbox"
-	// CheckServer compares with the server's digest.
+	// CheckServer compares the digest, and if it differs the log, with the server's.
 	CheckServer Check = "server"
 )
 
-// Doctor examines the replica, beside its use: whether the file is sound, its digests are those of
-// what is in it, the tree has no circles and the tables agree; and, with services, whether the server
-// has the same digest at the same cursor, pending operations left out; for that it waits until the
-// replica is in step, for as long as ctx allows. It changes nothing: see Repair. Cost: a few passes
-// over the whole file. The error is one of examining, not a finding; what was found until then is
+// Doctor examines the replica while it is in use: whether the file is sound, its digests match its
+// content, the tree has no cycles and the tables agree. If nothing is wrong and the client has services, it
+// waits until the replica is in step, for as long as ctx allows, and checks that the server has the same
+// digest at the same cursor, leaving out pending operations. Doctor changes nothing: see Repair. It makes a
+// few passes over the whole file. An error means that the examination failed; the findings so far are
 // returned with it.
 func (c *Client) Doctor(ctx context.Context) (d Diagnosis, err error) {
 	d, err = c.examine(ctx)
@@ -134,7 +134,7 @@ func (e *examination) file() error {
 func (e *examination) digest() (err error) {
 	e.d.Digest, err = e.addUp(e.ctx, e.meta.folded)
 	if err == nil && e.d.Digest != e.meta.digest {
-		e.d.find(CheckDigest, "what is there adds up to %+v, the file says %+v", e.d.Digest, e.meta.digest)
+		e.d.find(CheckDigest, "the content adds up to %+v, the file records %+v", e.d.Digest, e.meta.digest)
 	}
 	return err
 }
@@ -148,7 +148,7 @@ func (e *examination) tree() error {
 			UNION ALL SELECT n.node FROM down JOIN nodes n ON n.parent = down.node)
 		SELECT (SELECT count(*) FROM nodes) - (SELECT count(*) FROM down)`, nil, &circling)
 	if err == nil && circling != 0 {
-		e.d.find(CheckTree, "%d nodes are in circles or below them", circling)
+		e.d.find(CheckTree, "%d nodes are in or below cycles", circling)
 	}
 	return err
 }
@@ -238,7 +238,7 @@ func (c *Client) compare(ctx context.Context, d *Diagnosis) error {
 			theirs.Digest.State, ours.State = 0, 0
 		}
 		if ours != theirs.Digest {
-			d.find(CheckServer, "at seq %d the server has %+v, here is %+v", m.seq, theirs.Digest, ours)
+			d.find(CheckServer, "at seq %d the server has digest %+v, the replica %+v", m.seq, theirs.Digest, ours)
 			return c.narrow(ctx, d)
 		}
 		return nil
@@ -298,11 +298,11 @@ func (c *Client) stats(ctx context.Context) (stats wire.Stats, err error) {
 	return stats, nil
 }
 
-// Repair is the way out of what Doctor finds. It exchanges the operations in which the log differs from the
-// server's, if that is all that is wrong and they are few; else it loads the room anew and applies what is
-// pending on top. It returns when the replica is in step again. Nothing that is pending is lost, and until
-// the new state is whole the old one stays. Where the file itself is so damaged that even that does not go
-// through, the error is ErrCorrupt: see Salvage.
+// Repair corrects what Doctor finds. If the log differs from the server's in few operations and nothing
+// else is wrong, it exchanges those; otherwise it loads the room anew and applies the pending operations
+// on top. It returns when the replica is in step again. No pending operation is lost, and the old state
+// stays until the new one is complete. If the file is too damaged even for that, the error is ErrCorrupt:
+// see Salvage.
 func (c *Client) Repair(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return fmt.Errorf("repair replica: %w", ErrOffline)

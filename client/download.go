@@ -22,7 +22,7 @@ const (
 )
 
 // errOtherSnapshot means that there is a snapshot, but not the one that we have the beginning of.
-var errOtherSnapshot = errors.New("the snapshot is not there any more")
+var errOtherSnapshot = errors.New("the snapshot no longer exists")
 
 // snapshotBody is a snapshot as it comes over the network. Where the server says by a strong ETag which
 // one it is, a download that was cut off goes on where it was.

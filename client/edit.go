@@ -8,8 +8,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Tx is an edit in progress. Its reads, those of View, see what it has done so far. It is valid inside
-// the function that it was passed to, and not safe for concurrent use.
+// Tx is an edit in progress. Its reads are those of View, and see its own changes. It is valid only inside
+// the function it was passed to, and not safe for concurrent use.
 type Tx struct {
 	View
 	t    *txn
@@ -17,10 +17,10 @@ type Tx struct {
 	seen moveop.NodeID // is there; saves asking again
 }
 
-// Edit runs fn in one transaction: all of what it does is visible at once and kept (see
-// Options.Synchronous) when Edit returns, or none of it if fn returns an error. It works without a
-// network; what it did is pushed when there is one. Edits run one after the other, so fn should not
-// wait for anything, least of all for the Client: see "Concurrency" in the package comment.
+// Edit runs fn in one transaction. When Edit returns, all of fn's changes are visible and durable (see
+// Options.Synchronous), or none of them if fn returned an error. It needs no network: the operations are
+// pushed when there is one. Edits run one after the other, so fn must not block, least of all on the
+// Client: see "Concurrency" in the package comment.
 func (c *Client) Edit(ctx context.Context, fn func(tx *Tx) error) error {
 	var tx *Tx
 	defer func() { tx.end() }()
@@ -61,8 +61,8 @@ func (tx *Tx) Create(parent moveop.NodeID, at Position) (moveop.NodeID, error) {
 	return nodes[0], nil
 }
 
-// CreateRun makes n new nodes next to each other under parent and returns their ids in order. They
-// stay together whatever others insert at the same place meanwhile.
+// CreateRun makes n adjacent new nodes under parent and returns their ids in order. They stay together
+// even if others concurrently insert at the same place.
 func (tx *Tx) CreateRun(parent moveop.NodeID, at Position, n int) ([]moveop.NodeID, error) {
 	if n <= 0 {
 		return nil, nil
@@ -91,8 +91,8 @@ func (tx *Tx) CreateRun(parent moveop.NodeID, at Position, n int) ([]moveop.Node
 	return nodes, nil
 }
 
-// Move takes a node, with everything below it, to a position under parent. Moving it to where it is
-// does nothing. The error is ErrCycle where parent is the node itself or below it.
+// Move moves a node, with everything below it, to a position under parent. Moving it to where it is
+// does nothing. The error is ErrCycle if parent is the node itself or below it.
 func (tx *Tx) Move(id, parent moveop.NodeID, at Position) error {
 	now, err := tx.movable(id)
 	if err != nil {
@@ -122,7 +122,7 @@ func (tx *Tx) move(id moveop.NodeID, now placement, parent moveop.NodeID, at Pos
 	return tx.put(id, parent, keys[0], now)
 }
 
-// Reorder takes a node to another position under its parent.
+// Reorder moves a node to another position under its parent.
 func (tx *Tx) Reorder(id moveop.NodeID, at Position) error {
 	now, err := tx.movable(id)
 	if err != nil {
@@ -131,8 +131,8 @@ func (tx *Tx) Reorder(id moveop.NodeID, at Position) error {
 	return tx.move(id, now, now.parent, at)
 }
 
-// Delete takes a node, with everything below it, to the end of Trash. Deleting what was deleted
-// itself does nothing.
+// Delete moves a node, with everything below it, to the end of Trash. Deleting a child of Trash does
+// nothing.
 func (tx *Tx) Delete(id moveop.NodeID) error {
 	now, err := tx.movable(id)
 	if err != nil || now.parent == moveop.Trash {
@@ -141,9 +141,9 @@ func (tx *Tx) Delete(id moveop.NodeID) error {
 	return tx.move(id, now, moveop.Trash, Last)
 }
 
-// Restore takes a deleted node back to where it was, or, where that place is deleted or gone itself,
-// to the end of Root. Restoring what is not deleted does nothing; for what is only below something
-// deleted the error is ErrInsideDeleted, and ErrPartial while it is not known here where it was.
+// Restore moves a deleted node back to where it was, or to the end of Root if that place is itself
+// deleted or gone. Restoring a node that is not deleted does nothing. The error is ErrInsideDeleted if
+// only a node above it was deleted, and ErrPartial while this replica does not know where it was.
 func (tx *Tx) Restore(id moveop.NodeID) error {
 	now, err := tx.movable(id)
 	if err != nil {
@@ -163,7 +163,7 @@ func (tx *Tx) Restore(id moveop.NodeID) error {
 		return err
 	}
 	if !ok && tx.t.meta.partial {
-		return fmt.Errorf("%w: where %s was", ErrPartial, id)
+		return fmt.Errorf("%w: the former place of %s", ErrPartial, id)
 	}
 	if ok {
 		if ok, err = tx.reachable(was.Parent); err != nil {
@@ -184,8 +184,8 @@ func (tx *Tx) reachable(id moveop.NodeID) (bool, error) {
 	return tx.t.isAbove(moveop.Root, id)
 }
 
-// Set writes a property of a node, or of Root. Value is a json.RawMessage, or anything that
-// encoding/json takes; nil and null clear the property. Writing what is there already does nothing.
+// Set writes a property of a node, or of Root. Value is a json.RawMessage, or anything that encoding/json
+// can marshal; nil and null clear the property. Writing the current value does nothing.
 func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
 	if err := tx.mustExist(id); err != nil {
 		return err

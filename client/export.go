@@ -11,15 +11,15 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Export writes a consistent copy of the file to path, which must not exist, while the replica goes
-// on. The copy is a replica in its own right, with an id of its own, the same cursor, the same pending
-// operations and the same history for Undo: open it, here or elsewhere, to go on from it. What is
-// pending in both reaches the server from whichever is first; if the other has not heard of that when
-// it pushes, it says the same again, which changes nothing, unless somebody has moved or edited the
-// same in between.
+// Export writes a consistent copy of the file to path, which must not exist, while the replica stays in
+// use. The copy is a replica in its own right, with its own id, the same cursor, the same pending
+// operations and the same undo history: open it, here or elsewhere, to go on from it. Operations pending
+// in both reach the server from whichever pushes first. If the other has not learnt of that when it
+// pushes, it repeats the edits, which changes nothing unless somebody has moved or edited the same nodes
+// in between.
 //
-// A copy of the file that was made by other means, of a closed replica, works too: the first of the two
-// that meets the other's traces on the server takes a new id.
+// A copy of a closed replica's file that was made by other means works too: the first of the two that
+// meets the other's operations on the server takes a new id.
 func (c *Client) Export(ctx context.Context, path string) error {
 	err := c.writeNew(ctx, path, func(s *session, draft string) error {
 		replica, err := c.newReplica(ctx)
@@ -34,11 +34,10 @@ func (c *Client) Export(ctx context.Context, path string) error {
 	return nil
 }
 
-// Fork writes a new replica file to path, which must not exist: a room of its own, that begins with
-// what is in this one now, Trash included, pending and refused operations included, without history.
-// Nodes keep their ids. Open it with services to have the room made there. It needs no network, and
-// is the way out when the room itself is lost, or its rights are. The error is ErrPartial while not all
-// of the room is here.
+// Fork writes a new replica file to path, which must not exist, for a new room that starts with the
+// current content of this one: Trash, pending and refused operations included, but no history. Nodes keep
+// their ids. Open the file with services to create the room there. Fork needs no network; use it when the
+// room, or the right to it, is lost. The error is ErrPartial while not all of the room is here.
 func (c *Client) Fork(ctx context.Context, path, room string) error {
 	err := Options{Room: room, Synchronous: SynchronousFull}.check()
 	if err == nil && room == "" {
@@ -56,10 +55,10 @@ func (c *Client) Fork(ctx context.Context, path, room string) error {
 	return nil
 }
 
-// Salvage writes a new replica file of the same room to path, which must not exist, with nothing in it
-// but what is pending here, refused operations included. Opened with services, it loads the room and
-// applies that on top. It is the way out where the file is too damaged for Repair, as long as the
-// outbox can be read. Use one of the two files from then on, not both.
+// Salvage writes a new replica file for the same room to path, which must not exist, that holds only the
+// pending operations, refused ones included. Opened with services, it loads the room and applies them on
+// top. Use it when the file is too damaged for Repair but the outbox can still be read. From then on use
+// only one of the two files.
 func (c *Client) Salvage(ctx context.Context, path string) error {
 	err := c.writeNew(ctx, path, func(s *session, draft string) error { return c.salvage(ctx, s, draft) })
 	if err != nil {

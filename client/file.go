@@ -16,14 +16,14 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Synchronous says when an edit is safe from what.
+// Synchronous says which failures a finished edit survives.
 type Synchronous string
 
 const (
-	// SynchronousFull makes an edit survive a power cut once Edit has returned: one fsync each.
+	// SynchronousFull makes an edit survive a power cut once Edit has returned, at one fsync per edit.
 	SynchronousFull Synchronous = "FULL"
-	// SynchronousNormal makes an edit survive a crash of the process, while a power cut may take the
-	// last ones away, never part of one.
+	// SynchronousNormal makes an edit survive a crash of the process. A power cut may lose the last
+	// edits, but never part of one.
 	SynchronousNormal Synchronous = "NORMAL"
 )
 

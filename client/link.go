@@ -41,7 +41,7 @@ func (s *syncer) dial(ctx context.Context) (*link, error) {
 	return &link{syncer: s, conn: conn}, nil
 }
 
-// run says hello and follows the connection to its end, of which the error says the reason.
+// run says hello, follows the connection to its end and returns the reason for that.
 func (l *link) run(ctx context.Context) error {
 	go l.conn.read()
 	defer l.conn.close()
@@ -351,7 +351,7 @@ func (l *link) ops(ctx context.Context, frame wire.Ops) (next wire.Message, err 
 // between the two.
 func following(frame wire.Ops, seq int64) (ops []moveop.Op, gap bool, err error) {
 	if frame.To-frame.From+1 != int64(len(frame.Ops)) || frame.From < 1 {
-		return nil, false, fmt.Errorf("a frame of %d ops claims to hold %d to %d", len(frame.Ops), frame.From, frame.To)
+		return nil, false, fmt.Errorf("a frame of %d operations claims to hold seq %d to %d", len(frame.Ops), frame.From, frame.To)
 	}
 	if frame.From > seq+1 {
 		return nil, true, nil
@@ -362,7 +362,7 @@ func following(frame wire.Ops, seq int64) (ops []moveop.Op, gap bool, err error)
 	ops = frame.Ops[seq+1-frame.From:]
 	for i := range ops {
 		if ops[i].Seq != seq+1+int64(i) {
-			return nil, false, fmt.Errorf("op %s has seq %d in place of %d", ops[i].TS, ops[i].Seq, seq+1+int64(i))
+			return nil, false, fmt.Errorf("operation %s has seq %d instead of %d", ops[i].TS, ops[i].Seq, seq+1+int64(i))
 		}
 	}
 	return ops, false, nil
@@ -433,7 +433,7 @@ func (l *link) head(h wire.Head) error {
 // status hears the answer to a ping.
 func (l *link) status(s wire.ServerStatus) error {
 	if len(l.pings) == 0 {
-		return errors.New("status without a ping")
+		return errors.New("the server sent a status without a ping")
 	}
 	if round := l.pings[0]; round > 0 {
 		l.answers = append(l.answers, answer{round, s.Head})

@@ -47,7 +47,7 @@ func (l *loader) load(ctx context.Context, src io.Reader, room string) error {
 		return err
 	}
 	if l.header = r.Header(); l.header.Room != room {
-		return fmt.Errorf("%w: it is of room %s", format.ErrCorrupt, l.header.Room)
+		return fmt.Errorf("%w: it belongs to room %s", format.ErrCorrupt, l.header.Room)
 	}
 	for _, section := range l.header.Sections {
 		l.total += section.Rows
@@ -73,7 +73,7 @@ func (l *loader) load(ctx context.Context, src io.Reader, room string) error {
 // check recomputes the digest: what is swapped in is what the header says.
 func (l *loader) check() error {
 	if l.digest = l.header.Whole(l.digest); l.digest != l.header.Digest {
-		return fmt.Errorf("%w: its rows do not add up to its digest", format.ErrCorrupt)
+		return fmt.Errorf("%w: the rows do not add up to the digest", format.ErrCorrupt)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (t *txn) takePage(p childPage, page wire.Page) error {
 	case t.meta.epoch != page.Epoch:
 		return errOtherHistory
 	case page.Seq < t.store.previewed:
-		return fmt.Errorf("%w: a page of seq %d after one of %d", errInvalid, page.Seq, t.store.previewed)
+		return fmt.Errorf("%w: a page at seq %d after one at %d", errInvalid, page.Seq, t.store.previewed)
 	}
 	if err := t.standInFor(page.Nodes); err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Position says where among the children of a parent a node goes. The zero value is Last.
+// Position is where a node goes among the children of a parent. The zero value is Last.
 type Position struct {
 	at  end
 	ref moveop.NodeID
@@ -24,16 +24,16 @@ const (
 )
 
 var (
-	// Last is behind all others.
+	// Last is after all other children.
 	Last = Position{at: atLast}
-	// First is in front of all others.
+	// First is before all other children.
 	First = Position{at: atFirst}
 )
 
-// Before is right in front of a sibling.
+// Before is the position right before a sibling.
 func Before(sibling moveop.NodeID) Position { return Position{beforeRef, sibling} }
 
-// After is right behind a sibling.
+// After is the position right after a sibling.
 func After(sibling moveop.NodeID) Position { return Position{afterRef, sibling} }
 
 // gap is a place between two neighbouring siblings; the zero Cursor stands for none. Without is the

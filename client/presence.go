@@ -20,8 +20,8 @@ import (
 type Peer struct {
 	Replica moveop.ReplicaID
 	Name    string // Options.Name over there
-	User    string // as the server knows it from the token
-	// State is what it set with SetPresence, nil if nothing.
+	User    string // from its token
+	// State is what it passed to SetPresence, as JSON; nil if nothing.
 	State json.RawMessage
 }
 
@@ -38,14 +38,14 @@ type presence struct {
 	watchers watchers[[]Peer]
 }
 
-// MaxPresence is the most bytes of JSON that SetPresence takes: what the realtime service takes where nothing
-// else is configured. It must fit into a frame, or every connection would end with it.
+// MaxPresence is the maximum length of a presence state in bytes of JSON: the realtime service's default
+// limit. It must fit into a frame, or it would end every connection.
 const MaxPresence = 4 << 10
 
-// SetPresence shows a state, such as a cursor or a selection, to the others who are connected, for as
-// long as this client is; nil takes it back. It never waits: only the latest state is sent, now or
-// when there is a connection, and not more often than others could follow. The error is
-// ErrPresenceTooLarge beyond MaxPresence; the state before it stays.
+// SetPresence shows a state, such as a cursor or a selection, to the other connected replicas for as
+// long as this one is connected; nil removes it. It never blocks: only the latest state is sent, as soon
+// as there is a connection, and every 50 ms at most. The error is ErrPresenceTooLarge if the state is
+// longer than MaxPresence; the previous state then stays.
 func (c *Client) SetPresence(state any) error {
 	text, err := json.Marshal(state)
 	if err != nil {
@@ -67,16 +67,16 @@ func (c *Client) SetPresence(state any) error {
 	return nil
 }
 
-// Peers returns the others who are connected, in order of their replica ids. Without a connection
-// there is nobody.
+// Peers returns the other connected replicas, in order of their ids. Without a connection there are
+// none.
 func (c *Client) Peers() []Peer {
 	c.presence.mu.Lock()
 	defer c.presence.mu.Unlock()
 	return c.presence.peers(c.Replica())
 }
 
-// WatchPeers returns a channel that holds what Peers returns, the newest if the reader is slow. It is
-// closed when ctx is done or the client is closed.
+// WatchPeers returns a channel of the results of Peers: the current one, then each new one. A slow reader
+// gets only the newest. The channel is closed when ctx is done or the client is closed.
 func (c *Client) WatchPeers(ctx context.Context) <-chan []Peer {
 	c.presence.mu.Lock()
 	defer c.presence.mu.Unlock()

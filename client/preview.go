@@ -204,12 +204,12 @@ func (o *Options) askChildren(ctx context.Context, p childPage, limit int) (page
 // checkPage refuses what no server sends, and brings values into the form that they have here.
 func checkPage(parent moveop.NodeID, page *wire.Page) error {
 	if page.Epoch == "" || page.Seq < 0 {
-		return fmt.Errorf("%w: a page without its epoch and seq", errInvalid)
+		return fmt.Errorf("%w: a page without epoch and seq", errInvalid)
 	}
 	for i := range page.Nodes {
 		n := &page.Nodes[i]
 		if n.Parent != parent || n.ID.IsReserved() {
-			return fmt.Errorf("%w: %s below %s as a child of %s", errInvalid, n.ID, n.Parent, parent)
+			return fmt.Errorf("%w: %s with parent %s among the children of %s", errInvalid, n.ID, n.Parent, parent)
 		}
 		if err := moveop.ValidateOrderKey(n.OrderKey); err != nil {
 			return fmt.Errorf("%w: %w", errInvalid, err)

@@ -42,7 +42,7 @@ const (
 func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	m := l.c.store.meta.Load()
 	if l.inflight != nil && time.Since(l.pushed) > answerTimeout {
-		return 0, errors.New("a push was not answered")
+		return 0, errors.New("the server did not answer a push in time")
 	}
 	if !l.caughtUp || l.inflight != nil || m.pending == m.refused {
 		return pingInterval, nil
@@ -143,7 +143,7 @@ func (l *link) ack(ctx context.Context, ack wire.Ack) error {
 
 func (l *link) answered(id string) error {
 	if l.inflight == nil || id != strconv.FormatInt(l.id, 10) {
-		return fmt.Errorf("an answer to push %q, which is not under way", id)
+		return fmt.Errorf("the server answered push %q, which is not under way", id)
 	}
 	return nil
 }
@@ -157,12 +157,12 @@ func answersFor(batch []moveop.Op, ack wire.Ack) error {
 	}
 	for _, r := range ack.Results {
 		if !pushed[r.TS] || r.Seq < 1 || r.Seq > ack.Head {
-			return fmt.Errorf("an acknowledgement of %s at seq %d of %d, which cannot be", r.TS, r.Seq, ack.Head)
+			return fmt.Errorf("the server acknowledged %s at seq %d with head %d, which is impossible", r.TS, r.Seq, ack.Head)
 		}
 		delete(pushed, r.TS)
 	}
 	if len(pushed) > 0 {
-		return fmt.Errorf("an acknowledgement of %d operations in place of %d", len(ack.Results), len(batch))
+		return fmt.Errorf("the server acknowledged %d operations instead of %d", len(ack.Results), len(batch))
 	}
 	return nil
 }

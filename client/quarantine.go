@@ -11,13 +11,13 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Refusal is an operation that the server refused for good. It is in quarantine: part of what is read
-// here, of nobody else's tree, and out of the way of everything else.
+// Refusal is an operation that the server refused for good. It is in quarantine: part of this replica's
+// tree, not of anybody else's, and no obstacle to other operations.
 type Refusal struct {
 	Op      moveop.Op `json:"op"`
 	Edit    int64     `json:"edit"`    // the local transaction that made it: Version of its Event
-	Code    wire.Code `json:"code"`    // why
-	Message string    `json:"message"` // why, in the server's words
+	Code    wire.Code `json:"code"`    // the reason
+	Message string    `json:"message"` // the reason in the server's words
 }
 
 const refusedQuery = `SELECT edit, refused, reason, ` + outboxColumns + ` FROM outbox WHERE refused IS NOT NULL ORDER BY ts`
@@ -34,7 +34,7 @@ func (c *Client) Refused(ctx context.Context) (refusals []Refusal, err error) {
 	return refusals, err
 }
 
-// ExportRefused writes the operations in quarantine to w, one Refusal a line as JSON.
+// ExportRefused writes the operations in quarantine to w, one Refusal per line as JSON.
 func (c *Client) ExportRefused(ctx context.Context, w io.Writer) error {
 	refusals, err := c.Refused(ctx)
 	if err != nil {
@@ -49,10 +49,10 @@ func (c *Client) ExportRefused(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// Retry takes operations out of quarantine, all of them if none is named, and pushes them again: for
-// when what the server objected to has changed. They get new timestamps, because later operations of
-// this replica may have gone through. So what has been superseded since is discarded: it would come
-// out on top. An operation that is in quarantine no more is passed over.
+// Retry takes operations out of quarantine, all of them if none is named, and pushes them again. Call it
+// once the reason for the refusal is gone. They get new timestamps, because later operations of this
+// replica may have gone through; operations superseded since are discarded, or they would win with their
+// new timestamps. Operations that are no longer in quarantine are ignored.
 func (c *Client) Retry(ctx context.Context, ops ...moveop.Timestamp) error {
 	return c.release(ctx, ops, func(t *txn, all []queued) error {
 		current, err := t.stillCurrent(all)
@@ -69,10 +69,10 @@ func (c *Client) Retry(ctx context.Context, ops ...moveop.Timestamp) error {
 	})
 }
 
-// Discard drops operations that are in quarantine, all of them if none is named, and rolls back what
-// they did here: everything is as if they had never been made. An operation that is in quarantine no
-// more is passed over. What others can see already stays: where a node's creation is discarded, what
-// was put below it and did go through is not reachable any more, so move that elsewhere first.
+// Discard drops operations from quarantine, all of them if none is named, and rolls back their effect
+// here, as if they had never been made. Operations that are no longer in quarantine are ignored. Operations
+// that did go through stay: if a node's creation is discarded, nodes that others put below it, or that went
+// through, are no longer reachable, so move them elsewhere first.
 func (c *Client) Discard(ctx context.Context, ops ...moveop.Timestamp) error {
 	return c.release(ctx, ops, (*txn).takeBack)
 }

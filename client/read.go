@@ -10,7 +10,7 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Node is a node and where it is.
+// Node is a node and its placement.
 type Node struct {
 	ID     moveop.NodeID
 	Parent moveop.NodeID
@@ -18,21 +18,21 @@ type Node struct {
 	OrderKey string
 }
 
-// Cursor returns the position behind the node among its siblings, for the next page of Children.
+// Cursor returns the position right after the node among its siblings, for the next page of Children.
 func (n Node) Cursor() Cursor { return Cursor{n.OrderKey, n.ID} }
 
 // Cursor is a position among siblings. It stays valid when nodes come and go. The zero Cursor is
-// before the first one.
+// before the first sibling.
 type Cursor struct {
 	OrderKey string
 	Node     moveop.NodeID
 }
 
-// DefaultLimit is the size of a page where a limit of 0 is given.
+// DefaultLimit is the page size of Children when limit is 0.
 const DefaultLimit = 1000
 
-// View reads one consistent state of the replica. It is valid inside the function that it was passed
-// to, and not safe for concurrent use.
+// View reads one consistent state of the replica. It is valid only inside the function it was passed to,
+// and not safe for concurrent use.
 type View struct {
 	s      *session
 	ctx    context.Context // of the call that the View lives in
@@ -40,10 +40,10 @@ type View struct {
 	t      *txn // of the Tx that the View is part of; may be nil
 }
 
-// View runs fn on one consistent state of the replica. Edits and sync go on beside it, unseen by it;
-// the longer it runs, the more of them SQLite has to keep apart. Fn reads by v alone: Client.Node and the like
-// would take one more of the few reads at a time. While Status.Partial is set, each
-// Children may go on to a newer state, in which there is more: ask for Version first then.
+// View runs fn on one consistent state of the replica. Edits and sync go on beside it, and fn does not
+// see them; a long View makes SQLite's write-ahead log grow. Fn must read through v alone: Client.Node and
+// the like would occupy another of the few concurrent reads. While Status.Partial is set, Children may
+// advance v to a newer state that holds more of the room, so call Version before it.
 func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
 	return c.store.view(ctx, func(s *session) error {
 		v := &View{s: s, ctx: ctx, client: c}
@@ -52,15 +52,14 @@ func (c *Client) View(ctx context.Context, fn func(v *View) error) error {
 	})
 }
 
-// Version is the version of the state that is read, as in Event.
+// Version returns the version of the state that v reads, as in Event.
 func (v *View) Version() (version int64, err error) {
 	_, err = v.s.row(`SELECT version FROM meta`, nil, &version)
 	return version, err
 }
 
-// Node returns a node, deleted or not. The error is ErrUnknownNode where there is none, and ErrPartial
-// too if it may be there once all of the room is here; Root and Trash have no placement and are not
-// found.
+// Node returns a node, deleted or not. The error is ErrUnknownNode if there is no such node, and also
+// ErrPartial if the rest of the room may have it. Root and Trash have no placement: they are unknown too.
 func (v *View) Node(id moveop.NodeID) (Node, error) {
 	n := Node{ID: id}
 	ok, err := v.s.row(`SELECT parent, order_key FROM nodes WHERE node = ?`, []any{id[:]}, (*blob)(&n.Parent), &n.OrderKey)
@@ -78,9 +77,9 @@ func (v *View) unknown(id moveop.NodeID) error {
 	return err
 }
 
-// Children returns at most limit children of parent behind after, in sibling order. The children of
-// Trash are what was deleted. A parent that is not there has none. While Status.Partial is set, what is
-// not here yet is fetched, see Options.PreviewTimeout; fewer than limit are not the end then.
+// Children returns at most limit children of parent after a cursor, in sibling order. The children of
+// Trash are the deleted nodes. An unknown parent has none. While Status.Partial is set, Children fetches
+// missing nodes (see Options.PreviewTimeout), and fewer than limit nodes do not mean the end.
 func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
 	if limit <= 0 {
 		limit = DefaultLimit
@@ -102,8 +101,8 @@ func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []
 	return nodes, err
 }
 
-// HasChildren reports whether a node has children. While Status.Partial is set it fetches none: of what
-// was not looked at yet it tells whether there were some.
+// HasChildren reports whether a node has children. It fetches none while Status.Partial is set: for a
+// node whose children were not read yet, it reports whether the server had any.
 func (v *View) HasChildren(id moveop.NodeID) (yes bool, err error) {
 	_, err = v.s.row(`SELECT EXISTS (SELECT 1 FROM nodes WHERE parent = ?1)
 		OR EXISTS (SELECT 1 FROM pages WHERE parent = ?1 AND state = 0)`, []any{id[:]}, &yes)
@@ -115,7 +114,7 @@ const ancestors = `WITH RECURSIVE up (node) AS (
 	UNION SELECT n.parent FROM up JOIN nodes n ON n.node = up.node)`
 
 // Ancestors returns the nodes above a node, its parent first. The last one is Root, or Trash if the
-// node is deleted, or a node that nobody has created yet.
+// node is deleted, or a node that does not exist yet.
 func (v *View) Ancestors(id moveop.NodeID) (above []moveop.NodeID, err error) {
 	if _, err := v.Node(id); err != nil {
 		return nil, err
@@ -129,7 +128,7 @@ func (v *View) Ancestors(id moveop.NodeID) (above []moveop.NodeID, err error) {
 	return above, err
 }
 
-// IsDeleted reports whether a node is in Trash, itself or by a node above it.
+// IsDeleted reports whether a node is in Trash: it was deleted, or a node above it was.
 func (v *View) IsDeleted(id moveop.NodeID) (bool, error) {
 	if _, err := v.Node(id); err != nil {
 		return false, err
@@ -149,7 +148,7 @@ func (s *session) isParent(n moveop.NodeID) (yes bool, err error) {
 	return yes, err
 }
 
-// Value returns a property of a node as compact JSON; ok is false where it was never set or is cleared.
+// Value returns a property of a node as compact JSON; ok is false if it was never set or is cleared.
 func (v *View) Value(id moveop.NodeID, key string) (value json.RawMessage, ok bool, err error) {
 	var text string
 	ok, err = v.s.row(`SELECT value FROM vals WHERE node = ? AND key = ? AND value <> 'null'`, []any{id[:], key}, &text)
@@ -159,8 +158,7 @@ func (v *View) Value(id moveop.NodeID, key string) (value json.RawMessage, ok bo
 	return json.RawMessage(text), true, nil
 }
 
-// Values returns the properties of a node as compact JSON. A node that is not there may have some
-// already.
+// Values returns the properties of a node as compact JSON. They may arrive before the node itself does.
 func (v *View) Values(id moveop.NodeID) (map[string]json.RawMessage, error) {
 	values := map[string]json.RawMessage{}
 	err := v.s.each(`SELECT key, value FROM vals WHERE node = ? AND value <> 'null'`, []any{id[:]},
@@ -175,14 +173,14 @@ func (v *View) Values(id moveop.NodeID) (map[string]json.RawMessage, error) {
 
 //lint:ignore ST1012 it is no failure, and named like fs.SkipDir
 
-// SkipChildren is returned by the function of Walk to leave out what is below the node.
+// SkipChildren, returned by the function passed to Walk, skips the nodes below the current one.
 var SkipChildren = errors.New("skip children")
 
 // walkPage bounds what Walk holds of each level.
 const walkPage = 64
 
 // Walk calls fn for every node below top, parents before children, siblings in order, with depth 1
-// for the children of top. It stops at the first error of fn, but for SkipChildren.
+// for the children of top. It stops at the first error of fn other than SkipChildren.
 func (v *View) Walk(top moveop.NodeID, fn func(n Node, depth int) error) error {
 	type level struct {
 		parent moveop.NodeID
@@ -223,52 +221,52 @@ func (v *View) Digest() (moveop.Digest, error) {
 	return m.digest, err
 }
 
-// Node is View.Node on the state now; the methods that follow are likewise those of View.
+// Node is View.Node on the current state.
 func (c *Client) Node(ctx context.Context, id moveop.NodeID) (n Node, err error) {
 	err = c.View(ctx, func(v *View) error { n, err = v.Node(id); return err })
 	return n, err
 }
 
-// Children is View.Children on the state now.
+// Children is View.Children on the current state.
 func (c *Client) Children(ctx context.Context, parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
 	err = c.View(ctx, func(v *View) error { nodes, err = v.Children(parent, after, limit); return err })
 	return nodes, err
 }
 
-// HasChildren is View.HasChildren on the state now.
+// HasChildren is View.HasChildren on the current state.
 func (c *Client) HasChildren(ctx context.Context, id moveop.NodeID) (yes bool, err error) {
 	err = c.View(ctx, func(v *View) error { yes, err = v.HasChildren(id); return err })
 	return yes, err
 }
 
-// Ancestors is View.Ancestors on the state now.
+// Ancestors is View.Ancestors on the current state.
 func (c *Client) Ancestors(ctx context.Context, id moveop.NodeID) (above []moveop.NodeID, err error) {
 	err = c.View(ctx, func(v *View) error { above, err = v.Ancestors(id); return err })
 	return above, err
 }
 
-// IsDeleted is View.IsDeleted on the state now.
+// IsDeleted is View.IsDeleted on the current state.
 func (c *Client) IsDeleted(ctx context.Context, id moveop.NodeID) (deleted bool, err error) {
 	err = c.View(ctx, func(v *View) error { deleted, err = v.IsDeleted(id); return err })
 	return deleted, err
 }
 
-// Value is View.Value on the state now.
+// Value is View.Value on the current state.
 func (c *Client) Value(ctx context.Context, id moveop.NodeID, key string) (value json.RawMessage, ok bool, err error) {
 	err = c.View(ctx, func(v *View) error { value, ok, err = v.Value(id, key); return err })
 	return value, ok, err
 }
 
-// Values is View.Values on the state now.
+// Values is View.Values on the current state.
 func (c *Client) Values(ctx context.Context, id moveop.NodeID) (values map[string]json.RawMessage, err error) {
 	err = c.View(ctx, func(v *View) error { values, err = v.Values(id); return err })
 	return values, err
 }
 
-// Walk is View.Walk on the state now.
+// Walk is View.Walk on the current state.
 func (c *Client) Walk(ctx context.Context, top moveop.NodeID, fn func(n Node, depth int) error) error {
 	return c.View(ctx, func(v *View) error { return v.Walk(top, fn) })
 }
 
-// Digest is View.Digest of the state now.
+// Digest is View.Digest of the current state.
 func (c *Client) Digest() moveop.Digest { return c.store.meta.Load().digest }

@@ -21,7 +21,7 @@ type session struct {
 }
 
 // errEnded means that there is no session any more.
-var errEnded = errors.New("a Tx or View is used outside of the function that it was passed to")
+var errEnded = errors.New("a Tx or View is used outside the function it was passed to")
 
 // ended takes the place of the session of a Tx or View whose function is over: others use that one now.
 func ended() *session { return &session{} }

@@ -13,61 +13,61 @@ import (
 type State string
 
 const (
-	// StateOffline means that there is no connection; the next attempt comes by itself, unless the
-	// client was opened without services.
+	// StateOffline means that there is no connection. The client tries again by itself, unless it was
+	// opened without services.
 	StateOffline State = "offline"
 	// StateConnecting means that a connection is being made.
 	StateConnecting State = "connecting"
-	// StateBootstrapping means that a snapshot is being loaded: Rows of about RowsTotal. The first time,
-	// what is loaded can be seen only in part until then: see Status.Partial.
+	// StateBootstrapping means that a snapshot is being loaded: Rows of about RowsTotal. During the
+	// first load, only parts of the room can be read: see Status.Partial.
 	StateBootstrapping State = "bootstrapping"
-	// StateCatchingUp means that operations are on their way: from Seq to Head here, and Pending there.
-	// See Status.Progress.
+	// StateCatchingUp means that operations are on their way: those from Seq to Head to the replica, the
+	// Pending ones to the server. See Status.Progress.
 	StateCatchingUp State = "catching up"
 	// StateSynced means that nothing is known to be missing on either side.
 	StateSynced State = "synced"
-	// StateQuarantined is StateSynced but for operations that the server refused for good: see
+	// StateQuarantined is StateSynced except for operations that the server refused for good: see
 	// Client.Refused.
 	StateQuarantined State = "quarantined"
-	// StateNeedsAuth means that the server did not accept the token. Attempts go on, with
-	// Options.Token asked each time; see Client.Reconnect.
+	// StateNeedsAuth means that the server did not accept the token. The client keeps trying, and calls
+	// Options.Token each time; see Client.Reconnect.
 	StateNeedsAuth State = "needs auth"
-	// StateUpdateRequired means that the server speaks versions of the protocol, or of the snapshot's
-	// format, that this program does not know. Attempts go on, and edits are kept.
+	// StateUpdateRequired means that this program knows none of the server's versions of the protocol,
+	// or of the snapshot format. The client keeps trying, and keeps edits.
 	StateUpdateRequired State = "update required"
 )
 
-// Status is where a replica stands.
+// Status is the sync status of a replica.
 type Status struct {
 	State   State
 	Replica moveop.ReplicaID
-	// Epoch names the history that Seq counts in; empty before the first contact.
+	// Epoch names the history that Seq counts in; empty before the first contact with the server.
 	Epoch string
-	// Seq is the cursor: everything up to it is applied. Head is the newest seq known of. From is what
-	// Seq was when the connection was made.
+	// Seq is the cursor: everything up to it is applied. Head is the server's newest known seq. From is
+	// the Seq at the start of the connection.
 	Seq, Head, From int64
 	// Pending counts the operations that the server has not acknowledged, Refused those of them that
 	// it refused for good: see Client.Refused.
 	Pending, Refused int64
-	// ClockOffset is what is added to the clock because the server found it wrong.
+	// ClockOffset is added to the clock because the server found it wrong.
 	ClockOffset time.Duration
 	// Rows and RowsTotal are the progress of StateBootstrapping; the total is an estimate.
 	Rows, RowsTotal int64
-	// Partial is set while the replica has not got all of the room for the first time: what is read is
-	// what was edited here, and of the room what was asked for, as far as the realtime service can be
-	// reached. Edits work as always. See the package comment about the first load.
+	// Partial is set until the replica has all of the room for the first time. Reads then see local
+	// edits, and those parts of the room that they fetch, if the realtime service can be reached. Edits
+	// work as always. See "The first load" in the package comment.
 	Partial bool
-	// Mismatches counts how often the digests of the replica and the server were found to differ at the
-	// same cursor, since Open. Each time the operations that differ are exchanged or, where that does not do,
-	// the room is loaded anew.
+	// Mismatches counts, since Open, how often the digests of replica and server differed at the same
+	// cursor. Each time, the operations that differ are exchanged or, if that is not enough, the room is
+	// loaded anew.
 	Mismatches int64
-	// Err is what ended the last connection or attempt, or keeps operations from being pushed; nil
-	// once all is well.
+	// Err is the error that ended the last connection or attempt, or that keeps operations from being
+	// pushed; nil once all is well.
 	Err error
 }
 
-// Progress is how much of the work of StateBootstrapping is done, in rows of which the total is an
-// estimate, or of StateCatchingUp, in operations that come from the server. Both are 0 in other states.
+// Progress returns the work done and the total: in rows for StateBootstrapping, where the total is an
+// estimate; in operations from the server for StateCatchingUp. Both are 0 in other states.
 func (s Status) Progress() (done, total int64) {
 	switch s.State {
 	case StateBootstrapping:
@@ -91,7 +91,7 @@ type progress struct {
 	published       Status
 }
 
-// Status returns where the replica stands.
+// Status returns the current status.
 func (c *Client) Status() Status {
 	c.progress.mu.Lock()
 	defer c.progress.mu.Unlock()
@@ -128,8 +128,8 @@ func (c *Client) status() Status {
 	return s
 }
 
-// WatchStatus returns a channel that holds the status, the newest one if the reader is slow. It is
-// closed when ctx is done or the client is closed.
+// WatchStatus returns a channel of statuses: the current one, then each new one. A slow reader gets only
+// the newest. The channel is closed when ctx is done or the client is closed.
 func (c *Client) WatchStatus(ctx context.Context) <-chan Status {
 	c.progress.mu.Lock()
 	defer c.progress.mu.Unlock()
@@ -198,12 +198,12 @@ func (r *rounds) finish(round, refused int64) {
 	r.changed = make(chan struct{})
 }
 
-// WaitSynced waits until everything that was edited here is acknowledged by the server and everything
-// that the server had when WaitSynced was called is applied here. Where several servers serve a room it is
-// the one that we are connected to that counts: what another one has just committed may be on its way to
-// it, for milliseconds, or a second where they do not hear of each other. The error is that of ctx,
-// ErrOffline where there are no services to sync with, ErrClosed, or ErrRefused where all is done but
-// for operations that the server refused for good.
+// WaitSynced waits until the server has acknowledged every local operation, and the replica has applied
+// every operation that the server had when WaitSynced was called. If several servers serve the room, only
+// the one that the client is connected to counts: it may learn of another server's commits milliseconds
+// later, or a second later if the servers do not notify each other. The error is that of ctx, ErrOffline
+// if there are no services to sync with, ErrClosed, or ErrRefused if everything is in step except
+// operations that the server refused for good.
 func (c *Client) WaitSynced(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return ErrOffline

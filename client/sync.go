@@ -20,7 +20,7 @@ import (
 // Why a connection ends though nothing is wrong with it.
 var (
 	// errResync means that the cursor cannot be served: load a snapshot, then connect again.
-	errResync = errors.New("the server cannot go on from our cursor")
+	errResync = errors.New("the server cannot continue from our cursor")
 	// errMismatch means that we differ from the server where we must not: see mend.
 	errMismatch = errors.New("digests differ at the same cursor")
 	// errRepair means that the application asked for it: see mend.

@@ -10,57 +10,57 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Undone is what one Undo or Redo did. It is empty where there was nothing to undo or redo.
+// Undone is the result of one Undo or Redo. It is empty if there was nothing to undo or redo.
 type Undone struct {
 	Done    []UndoneChange
 	Skipped []UndoneChange
 }
 
-// UndoneChange is one thing that was to be brought back: where a node was, or what a property was.
+// UndoneChange is one change that Undo or Redo reverted or skipped: a node's place or a property.
 type UndoneChange struct {
 	Node moveop.NodeID
-	// Key is the property; empty where the change is one of the node's place.
+	// Key is the property; empty for a change of the node's place.
 	Key string
-	// Reason is why the change was skipped; empty where it was not.
+	// Reason is why the change was skipped; empty if it was not.
 	Reason SkipReason
 }
 
-// SkipReason says why Undo or Redo left something as it is.
+// SkipReason says why Undo or Redo skipped a change.
 type SkipReason string
 
 const (
-	// SkipChanged means that what the step left behind is not there any more: somebody else, or the
-	// server's correction of a delete, has changed it since.
+	// SkipChanged means that the step's result is no longer current: somebody else, or the server's
+	// correction of a delete, has changed it since.
 	SkipChanged SkipReason = "changed since"
-	// SkipInUse means that the node would go to Trash, while somebody else has put something below it,
-	// or written a property in it, since.
+	// SkipInUse means that the node would go to Trash, but somebody else has since put something below
+	// it or written a property in it.
 	SkipInUse SkipReason = "in use by others"
-	// SkipPlaceGone means that the place to go back to has been deleted by somebody else since.
+	// SkipPlaceGone means that somebody else has since deleted the place to go back to.
 	SkipPlaceGone SkipReason = "place was deleted"
-	// SkipCycle means that the place to go back to is below the node by now.
+	// SkipCycle means that the place to go back to is now below the node.
 	SkipCycle SkipReason = "place is below the node"
 )
 
-// Undo takes back the last step that was edited here and not undone yet: one Edit, or several, see
-// Options.UndoPause. It makes new operations, which are pushed like any: nodes go back to where they
-// were, with the order keys that they had, nodes that the step created go to Trash, properties get
-// their former values. Only what this replica did is taken back, and only where it still stands: for
-// the rest Undone says why it was left alone, and a step of which nothing could be undone is
-// forgotten. Where somebody else's change turned up that the step had unknowingly overridden, that
-// change shows again.
+// Undo reverts the last step made here that is not undone yet: one Edit, or several (see
+// Options.UndoPause). It makes new operations, which are pushed like any other: nodes go back to where
+// they were, with their former order keys, nodes that the step created go to Trash, and properties get
+// their former values. It reverts only this replica's own changes, and only those still current; Undone
+// gives the reason for each one skipped. A step of which nothing could be undone is dropped. If the step
+// had unknowingly overridden somebody else's change, which has arrived since, Undo brings that change
+// back instead.
 //
-// The history is in the file, so it survives a restart; see Options.UndoLimit for its length. A copy
-// of the file has a copy of it.
+// The history is in the file, so it survives a restart, and a copy of the file has a copy of it. See
+// Options.UndoLimit for its length.
 func (c *Client) Undo(ctx context.Context) (Undone, error) { return c.exchange(ctx, false) }
 
-// Redo does again what the last Undo took back. Where nothing happened in between, the two together
-// change nothing, down to ids and order keys. An Edit ends what can be redone.
+// Redo reverts the last Undo. If nothing happened in between, the two together change nothing, down to
+// ids and order keys. An Edit discards the steps that could be redone.
 func (c *Client) Redo(ctx context.Context) (Undone, error) { return c.exchange(ctx, true) }
 
-// CanUndo reports whether there is something to undo; it may still have to be skipped.
+// CanUndo reports whether there is a step to undo. Undo may still skip all of it.
 func (c *Client) CanUndo() bool { return c.store.meta.Load().history.canUndo() }
 
-// CanRedo reports whether there is something to redo.
+// CanRedo reports whether there is a step to redo.
 func (c *Client) CanRedo() bool { return c.store.meta.Load().history.canRedo() }
 
 func (c *Client) exchange(ctx context.Context, redo bool) (result Undone, err error) {

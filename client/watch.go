@@ -14,9 +14,9 @@ import (
 type Origin string
 
 const (
-	// Local is an Edit of this client.
+	// Local is a change made by this client: Edit, Undo, Redo, Retry or Discard.
 	Local Origin = "local"
-	// Remote is a batch of operations from the server, other clients' and its own corrections.
+	// Remote is a batch of operations from the server: other replicas' operations and its corrections.
 	Remote Origin = "remote"
 	// Preview is a part of the room that was fetched ahead of its first snapshot: see Status.Partial.
 	Preview Origin = "preview"
@@ -24,64 +24,64 @@ const (
 	Snapshot Origin = "snapshot"
 )
 
-// Event is what one transaction changed.
+// Event is the net change of one transaction.
 type Event struct {
-	// Version numbers the states of the file: View.Version of a read that includes this event is at
-	// least this. Later events have greater ones.
+	// Version numbers the states of the file, and grows from event to event. A read includes this event
+	// if and only if its View.Version is at least this.
 	Version int64
 	Origin  Origin
-	// Reread is set where Changes does not tell it all: the transaction was too large to list (over
-	// 1,024 nodes, or 512 KiB of values), or the reader too slow. Read again what is shown. Events that follow may be included in what was read
-	// then: those up to its View.Version.
+	// Reread is set if Changes is incomplete: the transaction was too large to list (over 1,024 nodes,
+	// or 512 KiB of keys and values), or the reader too slow. Read what you show again, then skip the
+	// events that this read includes: those up to its View.Version.
 	Reread  bool
 	Changes []Change
 }
 
-// Change is what became of one node: what it is now that the transaction is done, not the steps there.
-// To keep a picture of the tree, take the node from where it was and put it where To says, and take
-// over Values. A node that was created may have children and values already, which came before it.
+// Change is the net change of one node in a transaction. To keep a picture of the tree up to date, move
+// the node from From to To, and apply Values. A created node may already have children and values that
+// arrived before it.
 type Change struct {
 	Node moveop.NodeID
-	// From and To are where the node was and is now, if it moved: the zero Place stands for not being
-	// there. Trash as the parent means deleted. Both are zero where only properties were written.
+	// From and To are where the node was and is now, if it moved. The zero Place means that it did not or
+	// does not exist, Trash as the parent that it is deleted. Both are zero if only properties changed.
 	From, To Place
-	// By is whose operation put it there. Zero where it did not move, is not there any more, or was
-	// fetched ahead of the snapshot, which does not tell.
+	// By is the replica whose operation put it there. It is zero if the node did not move or no longer
+	// exists, and for a node fetched ahead of the snapshot, where the author is unknown.
 	By moveop.ReplicaID
-	// Corrected is set where the server put it there, against a delete of By's that did not know what
-	// it would take away.
+	// Corrected is set if the server put it there, to correct a delete by By that had not seen a
+	// concurrent change in or below the node.
 	Corrected bool
-	// Values are the properties that were written, by key.
+	// Values are the properties that were written, in order of their keys.
 	Values []Write
 }
 
-// Write is what became of one property.
+// Write is the new value of one property.
 type Write struct {
 	Key   string
-	Value json.RawMessage // compact; nil where it was cleared
+	Value json.RawMessage // compact; nil if the property was cleared
 	By    moveop.ReplicaID
 }
 
-// ChangeKind says what became of a node's place.
+// ChangeKind classifies a change of a node's place.
 type ChangeKind string
 
 const (
-	// Created means that the node was not there. It may have come to Trash at once.
+	// Created means that the node did not exist before. It may have been created in Trash.
 	Created ChangeKind = "created"
-	// Moved means that it has another parent, with neither of the two Trash.
+	// Moved means that it has another parent, and neither parent is Trash.
 	Moved ChangeKind = "moved"
-	// Reordered means that it is elsewhere among the children of the same parent.
+	// Reordered means that it has another position under the same parent.
 	Reordered ChangeKind = "reordered"
-	// Deleted means that it went to Trash, Restored that it came from there. For what is below it
-	// there is no Change.
+	// Deleted means that it moved to Trash, Restored that it moved out of it. The nodes below it have no
+	// Change of their own.
 	Deleted  ChangeKind = "deleted"
 	Restored ChangeKind = "restored"
-	// Removed means that it is not there any more: its creation was discarded, or turned out not to be
+	// Removed means that it no longer exists: its creation was discarded, or turned out not to be
 	// effective.
 	Removed ChangeKind = "removed"
 )
 
-// Kind says what became of the node's place; it is empty where only properties were written.
+// Kind classifies the change of the node's place; it is empty if only properties changed.
 func (c Change) Kind() ChangeKind {
 	switch {
 	case c.From == c.To:
@@ -107,8 +107,8 @@ type Place struct {
 }
 
 // Watch returns a channel with one event for each transaction from now on. It is closed when ctx is
-// done or the client is closed. It holds a bounded number of events: a reader that falls behind gets
-// one with Reread in place of those that it missed, never silence.
+// done or the client is closed. It buffers a bounded number of events: a reader that falls behind always
+// gets one with Reread in place of those it missed.
 func (c *Client) Watch(ctx context.Context) <-chan Event { return c.events.subscribe(ctx, feedBuffer) }
 
 // maxChanges and maxChangeBytes bound an event: beyond either, reading again is cheaper than going

@@ -45,10 +45,10 @@ const (
 	minOpBytes = 7
 )
 
-// AppendOps appends the binary form of ops to dst. As in JSON, only the fields that an op's kind has
-// are written. The order of ops is kept; neighbours that are alike take less space. DecodeOps
-// refuses what no valid op has: a kind that is neither Move nor Set, an order key longer than
-// MaxOrderKeyBytes, a negative Known or Seq, text that is not UTF-8, a value that is not JSON.
+// AppendOps appends the binary form of ops to dst, in their order; similar neighbours take less space.
+// As in JSON, it writes only the fields of the op's kind. It does not validate: DecodeOps refuses an op
+// whose kind is neither Move nor Set, whose order key is longer than MaxOrderKeyBytes, whose Known or Seq
+// is negative, whose text is not UTF-8 or whose value is not JSON.
 func AppendOps(dst []byte, ops []Op) []byte {
 	dst = append(dst, binaryVersion)
 	dst = binary.AppendUvarint(dst, uint64(len(ops)))
@@ -60,9 +60,9 @@ func AppendOps(dst []byte, ops []Op) []byte {
 }
 
 // DecodeOps reads the binary form. The ops do not refer to b, and their values are in CompactValue's
-// form. It checks the shape, as UnmarshalJSON does; what comes from outside still has to pass
-// Validate. The error wraps ErrInvalidOp. Memory is bounded: no more ops than b has room for, and no
-// order key over MaxOrderKeyBytes, whatever it shares with the one before.
+// form. It checks only the shape, as UnmarshalJSON does: pass ops from outside to Validate as well. The
+// error wraps ErrInvalidOp. Memory is bounded: no more ops than fit into b, and no order key longer than
+// MaxOrderKeyBytes, whatever it shares with the one before.
 func DecodeOps(b []byte) ([]Op, error) {
 	r := opReader{rest: b}
 	if v := r.byte(); r.err == nil && v != binaryVersion {
@@ -82,7 +82,7 @@ func DecodeOps(b []byte) ([]Op, error) {
 		}
 	}
 	if len(r.rest) > 0 {
-		return nil, invalid("%d bytes behind the last op", len(r.rest))
+		return nil, invalid("%d extra bytes after the last op", len(r.rest))
 	}
 	return ops, nil
 }
@@ -240,7 +240,7 @@ func (r *opReader) readMove(op *Op, f byte) {
 	shared := r.uvarint()
 	suffix := r.bytes()
 	if shared > uint64(len(r.orderKey)) || int(shared)+len(suffix) > MaxOrderKeyBytes {
-		r.fail("an order key shares more than there is, or is longer than %d bytes", MaxOrderKeyBytes)
+		r.fail("an order key shares more than the one before has, or is longer than %d bytes", MaxOrderKeyBytes)
 		return
 	}
 	if op.OrderKey = r.orderKey[:shared]; len(suffix) > 0 {

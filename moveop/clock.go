@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// ErrClockExhausted is returned by Clock.Next when the next reading would not fit into a Timestamp:
-// the wall clock, or a reading observed from another replica, is past MaxMillis.
+// ErrClockExhausted is returned by Clock.Next when the next reading does not fit into a Timestamp: the
+// wall clock, or a reading observed from another replica, has reached MaxMillis.
 var ErrClockExhausted = errors.New("clock exhausted")
 
-// Clock is a replica's hybrid logical clock. It follows the wall clock where it can, and runs ahead
-// of it by the counter where it must, so that what it issues is strictly greater than everything
-// that it issued, observed or was started with. It is safe for concurrent use.
+// Clock is a replica's hybrid logical clock. It follows the wall clock if it can and counts ahead of it
+// if it must: each reading is strictly greater than every one issued, observed or started with before. It
+// is safe for concurrent use.
 //
-// A reading that was issued and then lost (a crash before it was stored) is no problem; one that was
-// stored and then issued again is. So start a clock with the greatest timestamp in the replica's log.
+// Losing an issued reading (by a crash before it was stored) does no harm, but issuing a stored one again
+// does. So start a clock with the greatest timestamp in the replica's log.
 type Clock struct {
 	replica ReplicaID
 	now     func() time.Time
@@ -25,8 +25,8 @@ type Clock struct {
 	offset time.Duration
 }
 
-// NewClock returns the clock of a replica. Last is the greatest timestamp that the replica has
-// stored, zero if none; now reads the wall clock, which may stand still or go backwards.
+// NewClock returns the clock of a replica. Last is the greatest timestamp that the replica has stored,
+// zero if none; now reads the wall clock, which may stand still or go backwards.
 func NewClock(replica ReplicaID, last Timestamp, now func() time.Time) *Clock {
 	return &Clock{replica: replica, now: now, last: last}
 }
@@ -49,8 +49,8 @@ func (c *Clock) Next() (Timestamp, error) {
 	return c.last, nil
 }
 
-// Observe makes what is issued from now on greater than ts, which another replica issued. It costs
-// nothing to observe a timestamp twice or out of order.
+// Observe makes every later reading greater than ts, which another replica issued. Observing a timestamp
+// twice or out of order does no harm.
 func (c *Clock) Observe(ts Timestamp) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,7 +66,7 @@ func (c *Clock) Last() Timestamp {
 	return c.last
 }
 
-// SetOffset sets what is added to the wall clock: the server's time less our own. It never makes the
+// SetOffset sets the offset added to the wall clock: the server's time minus our own. It never makes the
 // clock go backwards.
 func (c *Clock) SetOffset(offset time.Duration) {
 	c.mu.Lock()

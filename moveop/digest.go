@@ -8,10 +8,10 @@ import (
 	"strconv"
 )
 
-// Digest summarises a replica so that two can be compared in O(1): the number of ops in the log and
-// the XOR of a 64-bit hash per op (Log) and per item of the current state (State: each node's
-// placement, each property's current write). XOR makes it independent of order and lets an item be
-// taken out again. It is compared only at the same (epoch, seq) with nothing pending.
+// Digest summarises a replica so that two can be compared in O(1): the number of ops in the log (Ops),
+// the XOR of a 64-bit hash of each op (Log) and the XOR of a hash of each item of the current state
+// (State: each node's placement, each property's current write). XOR makes it independent of order and
+// lets an item be taken out again. Compare digests only at the same (epoch, seq) with nothing pending.
 //
 // Each hash is the first 8 bytes, big-endian, of SHA-256 over a tag byte and the item's fields. The
 // SQL functions log_hash, placement_hash and value_hash compute the same.
@@ -21,7 +21,7 @@ type Digest struct {
 	State uint64
 }
 
-// LogHash is an op's contribution to Digest.Log.
+// LogHash returns an op's contribution to Digest.Log.
 //
 //	'm' | ts | node | parent | order_key
 //	's' | ts | node | key | 0x00 | value
@@ -38,7 +38,7 @@ func (op Op) LogHash() uint64 {
 	return hash64(append(b, op.Value...))
 }
 
-// PlacementHash is the contribution of a node's current placement to Digest.State.
+// PlacementHash returns the contribution of a node's current placement to Digest.State.
 //
 //	'p' | node | parent | order_key
 func PlacementHash(node, parent NodeID, orderKey string) uint64 {
@@ -48,8 +48,8 @@ func PlacementHash(node, parent NodeID, orderKey string) uint64 {
 	return hash64(append(b, orderKey...))
 }
 
-// ValueHash is the contribution of a property's current write to Digest.State; a cleared property
-// counts like any other.
+// ValueHash returns the contribution of a property's current write to Digest.State. A cleared property
+// counts too.
 //
 //	'v' | node | ts | key
 func ValueHash(node NodeID, key string, ts Timestamp) uint64 {

@@ -13,19 +13,19 @@ import (
 // ErrInvalidID is wrapped by every failure to parse a NodeID, Timestamp or ReplicaID.
 var ErrInvalidID = errors.New("invalid id")
 
-// NodeID names a node. Any 128-bit value is legal; NewNodeID makes UUIDv7s. IDs are ordered by
-// plain byte comparison, which is also the order of their text form.
+// NodeID identifies a node. Any 128-bit value is legal; NewNodeID makes UUIDv7s. IDs are ordered
+// bytewise, as is their text form.
 type NodeID [16]byte
 
 var (
-	// Root is the parent that the visible tree hangs from. It is never moved.
+	// Root is the root of the visible tree. It is never moved.
 	Root = NodeID{15: 1}
 	// Trash is the parent of deleted nodes. It is never moved.
 	Trash = NodeID{15: 2}
 )
 
-// NewNodeID returns a UUIDv7 (RFC 9562, section 5.7) for the given Unix time in milliseconds,
-// with 74 bits read from random.
+// NewNodeID returns a UUIDv7 (RFC 9562, section 5.7) for the given Unix time in milliseconds, with 74
+// bits from random. The error is that of random.
 func NewNodeID(unixMilli int64, random io.Reader) (NodeID, error) {
 	var id NodeID
 	if _, err := io.ReadFull(random, id[6:]); err != nil {
@@ -37,7 +37,7 @@ func NewNodeID(unixMilli int64, random io.Reader) (NodeID, error) {
 	return id, nil
 }
 
-// ParseNodeID parses the canonical lower-case UUID form.
+// ParseNodeID parses the canonical lower-case UUID form. The error wraps ErrInvalidID.
 func ParseNodeID(s string) (NodeID, error) {
 	b, err := parseUUID(s)
 	return NodeID(b), err
@@ -61,14 +61,14 @@ func (id *NodeID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ReplicaID names a replica: 64 random bits, not zero, with the top bit clear. The top bit marks
+// ReplicaID identifies a replica: 64 random bits, not zero, with the top bit clear. The top bit marks
 // the server's corrections (see Timestamp.Correction), which no replica may author.
 type ReplicaID uint64
 
 // correctionBit is the bit of a ReplicaID that only server corrections carry.
 const correctionBit ReplicaID = 1 << 63
 
-// NewReplicaID draws a valid ReplicaID from random.
+// NewReplicaID draws a valid ReplicaID from random. The error is that of random.
 func NewReplicaID(random io.Reader) (ReplicaID, error) {
 	for {
 		var b [8]byte
@@ -81,7 +81,8 @@ func NewReplicaID(random io.Reader) (ReplicaID, error) {
 	}
 }
 
-// ParseReplicaID parses 16 lower-case hexadecimal digits and checks that a replica may use the id.
+// ParseReplicaID parses a valid ReplicaID of 16 lower-case hexadecimal digits. The error wraps
+// ErrInvalidID.
 func ParseReplicaID(s string) (ReplicaID, error) {
 	if len(s) != 16 || !isLowerHex(s) {
 		return 0, fmt.Errorf("%w: replica %q is not 16 lower-case hexadecimal digits", ErrInvalidID, s)

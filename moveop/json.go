@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// MarshalJSON writes the protocol's form; seq and cause only where they are set, and only the fields
-// that the kind has.
+// MarshalJSON writes the JSON form of the protocol: only the fields of the op's kind, and seq and cause
+// only if they are set.
 func (op Op) MarshalJSON() ([]byte, error) {
 	b := make([]byte, 0, 256+len(op.Value))
 	b = append(b, `{"kind":"`...)
@@ -40,12 +40,12 @@ func (op Op) MarshalJSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads the protocol's form and compacts the value. Field names are case-sensitive,
-// unknown ones are ignored, and a known one may stand there once only: what one program reads in an
-// op, every program reads. It checks the shape; what comes from outside still has to pass Validate.
+// UnmarshalJSON reads the JSON form of the protocol and compacts the value. Field names are
+// case-sensitive; unknown ones are ignored, duplicate known ones refused, so that every program reads the
+// same from an op. It checks only the shape: pass ops from outside to Validate as well.
 //
-// The error wraps ErrInvalidOp. (Text that is no JSON at all is refused by encoding/json itself
-// before it comes here, with an error of its own.)
+// The error wraps ErrInvalidOp. (encoding/json refuses text that is not JSON before it calls this, with
+// an error of its own.)
 func (op *Op) UnmarshalJSON(text []byte) error {
 	var f opFields
 	if err := f.scan(text); err != nil {
@@ -137,7 +137,7 @@ func (f *opFields) scan(text []byte) error {
 			continue
 		}
 		if *into != nil {
-			return invalid("the field %q is there twice", name)
+			return invalid("duplicate field %q", name)
 		}
 		*into = raw
 	}
@@ -247,8 +247,8 @@ func unquoteJSON(raw []byte) ([]byte, error) {
 	return []byte(s), nil
 }
 
-// HasHalfSurrogate reports whether a valid JSON string has a surrogate that is not one of a pair. That
-// is no text: encoding/json reads U+FFFD for each, and what differs would be the same.
+// HasHalfSurrogate reports whether a valid JSON string contains an unpaired surrogate. That is not text:
+// encoding/json reads U+FFFD for each, so different strings would become equal.
 func HasHalfSurrogate(raw []byte) bool {
 	for i := bytes.IndexByte(raw, '\\'); i >= 0 && i < len(raw); i++ {
 		if raw[i] != '\\' {

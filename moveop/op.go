@@ -1,5 +1,5 @@
-// Package moveop holds Canopy's vocabulary: node and replica ids, hybrid logical timestamps,
-// operations with their codecs, order keys and digests.
+// Package moveop defines the basic types of Canopy: node and replica ids, hybrid logical timestamps,
+// operations and their codecs, order keys and digests.
 //
 // It is a leaf: standard library only, no I/O, no goroutines, no package state. Values are plain
 // data and safe to copy; Clock is safe for concurrent use.
@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// Kind tells the two operations apart. Its numeric values are part of the binary codec and of the
-// database schema.
+// Kind is the kind of an operation. Its numeric values are part of the binary codec and of the database
+// schema.
 type Kind uint8
 
 const (
@@ -58,7 +58,7 @@ type Op struct {
 }
 
 // SameBody reports whether two ops with the same timestamp are the same operation. Known, Seq and
-// Cause are circumstances, not body.
+// Cause are metadata, not part of the body.
 func (op Op) SameBody(other Op) bool {
 	return op.Kind == other.Kind && op.TS == other.TS && op.Node == other.Node &&
 		op.Parent == other.Parent && op.OrderKey == other.OrderKey &&
@@ -68,26 +68,26 @@ func (op Op) SameBody(other Op) bool {
 // ErrInvalidOp is wrapped by every error of Op.Validate and of the codecs.
 var ErrInvalidOp = errors.New("invalid operation")
 
-// Limits bounds what one operation may carry. Use DefaultLimits unless told otherwise.
+// Limits bounds the content of one operation. Use DefaultLimits unless configured otherwise.
 type Limits struct {
 	KeyBytes   int // property name, in bytes
 	ValueBytes int // property value, in bytes of compact JSON
 	ValueDepth int // nesting of arrays and objects in a value
 }
 
-// DefaultLimits are the limits that services and clients use by default. A value may be as large as
-// fits into a frame of 1 MiB with everything around it.
+// DefaultLimits are the default limits of services and clients. With the largest value, an operation
+// still fits into a frame of 1 MiB.
 var DefaultLimits = Limits{KeyBytes: 255, ValueBytes: 1000 << 10, ValueDepth: 64}
 
-// Validate checks an operation made by a replica: what the server accepts, and so what a client may
-// put in its outbox. The error wraps ErrInvalidOp and says what is wrong. Corrections are refused:
-// only the server makes them.
+// Validate checks an operation made by a replica. The server accepts only valid operations, so a client
+// puts only those into its outbox. The error wraps ErrInvalidOp and gives the reason. Corrections are
+// invalid here: only the server makes them.
 func (op Op) Validate(limits Limits) error {
 	if r := op.TS.Replica(); !r.Valid() {
 		return invalid("timestamp %s carries replica %s, which is zero or has the top bit set", op.TS, r)
 	}
 	if !op.Cause.IsZero() {
-		return invalid("only a server's correction has a cause")
+		return invalid("only a correction by the server has a cause")
 	}
 	if op.Known < 0 {
 		return invalid("known %d is negative", op.Known)
@@ -139,8 +139,8 @@ func validateKey(key string, maxBytes int) error {
 	return nil
 }
 
-// ValidateValue checks that a value is JSON in the compact form that all replicas hash and store
-// alike, within limits. CompactValue makes one.
+// ValidateValue checks that a value is within limits and is JSON in the canonical form of CompactValue,
+// which all replicas hash and store alike. The error wraps ErrInvalidOp.
 func ValidateValue(value json.RawMessage, limits Limits) error {
 	if len(value) > limits.ValueBytes {
 		return invalid("the value has %d bytes, the limit is %d", len(value), limits.ValueBytes)

@@ -13,33 +13,32 @@ import (
 
 // Order keys
 //
-// A key is a number in the classic base-62 scheme of fractional indexing: an integer, whose first
-// letter says how many digits follow ('a' one to 'z' twenty-six for the integers from 0 up, 'Z' one
-// to 'A' twenty-six for those below), then digits of a fraction that does not end in '0'. The digits
-// are 0-9A-Za-z, so byte order is numeric order. That is all that ValidateOrderKey asks and all that
-// keys of other implementations have in common.
+// A key is a number in the classic base-62 scheme of fractional indexing (David Greenspan, "Implementing
+// Fractional Indexing"): an integer, whose first letter says how many digits follow ('a' one to 'z'
+// twenty-six for the integers from 0 up, 'Z' one to 'A' twenty-six for those below), then digits of a
+// fraction that does not end in '0'. The digits are 0-9A-Za-z, so byte order is numeric order.
+// ValidateOrderKey requires no more, and other implementations' keys have no more in common.
 //
-// Which of the many keys between two others is taken decides how fast keys grow. Halving the gap
-// costs a bit an insert: typing a thousand lines at one spot would use the cap up. So the keys made
+// The choice among the many keys between two others decides how fast keys grow. Halving the gap costs one
+// bit per insert: a thousand lines typed at one spot would exceed the length limit. So the keys made
 // here have a structure inside the fraction too: it is a sequence of components, each an integer in
-// the same self-delimiting form. A new key goes to the outermost component where there is room, a
-// random step beside its neighbour; where there is none, it opens a component below its left-hand
-// neighbour. Inserting again and again at one spot, in either direction, then costs O(log n) digits;
-// only changing the direction all the time still costs bits (about 3 digits for 7 inserts), which is
-// what KeysAfter is for.
+// the same self-delimiting form. A new key goes to the outermost component that has room, a random step
+// beside its neighbour; if none has, it opens a component below its left-hand neighbour. Inserting
+// repeatedly at one spot, in either direction, then costs O(log n) digits. Only changing the direction
+// all the time still costs bits (about 3 digits for 7 inserts), which is what KeysAfter is for.
 //
 // A fraction from elsewhere need not have that structure, but it can be read as if it had: a
 // component that is cut short is filled up with zeros, and a digit as a head stands for itself,
-// below all letters. Read so, comparing component by component is comparing bytes.
+// below all letters. Read this way, comparing component by component is comparing bytes.
 //
-// Two replicas that insert at one place keep their runs apart only where each made its run in one go,
-// with KeysBetween or KeysAfter. What they add one by one ends up mixed, though the same everywhere.
+// Two replicas that insert at one place keep their runs apart only if each made its run in one go, with
+// KeysBetween or KeysAfter. Siblings that they add one by one interleave, though the same everywhere.
 
-// MaxOrderKeyBytes is the longest order key that replicas and the server accept.
+// MaxOrderKeyBytes is the length in bytes of the longest order key that replicas and the server accept.
 const MaxOrderKeyBytes = 255
 
-// ErrNoRoom is wrapped where no key fits: the neighbours are equal or in the wrong order, or the key
-// would be longer than MaxOrderKeyBytes. KeysAfter makes room by re-keying right-hand siblings.
+// ErrNoRoom is wrapped by the error if no key fits: the neighbours are equal or in the wrong order, or the
+// key would be longer than MaxOrderKeyBytes. KeysAfter makes room by re-keying right-hand siblings.
 var ErrNoRoom = errors.New("no room between order keys")
 
 const (
@@ -92,8 +91,8 @@ func ValidateOrderKey(key string) error {
 	return nil
 }
 
-// KeyBetween returns a random key strictly between a and b; "" stands for an open end. The error
-// wraps ErrNoRoom, ErrInvalidOp (a or b is no order key), or is that of random.
+// KeyBetween returns a random key strictly between a and b; "" stands for an open end. The error wraps
+// ErrNoRoom, ErrInvalidOp (a or b is not an order key), or the error of random.
 func KeyBetween(a, b string, random io.Reader) (string, error) {
 	keys, err := spread(a, b, 1, keyJitter, random)
 	if err != nil {
@@ -102,9 +101,9 @@ func KeyBetween(a, b string, random io.Reader) (string, error) {
 	return keys[0], nil
 }
 
-// KeysBetween returns n ascending keys strictly between a and b; "" stands for an open end. They
-// share one random prefix that nothing else has, so that a run stays together whatever others insert
-// at the same place at the same time. The error is as for KeyBetween.
+// KeysBetween returns n ascending keys strictly between a and b; "" stands for an open end. They share a
+// random prefix of their own, so that a run stays together even if others concurrently insert at the same
+// place. Errors are those of KeyBetween.
 func KeysBetween(a, b string, n int, random io.Reader) ([]string, error) {
 	if n <= 0 {
 		return nil, nil
@@ -123,16 +122,16 @@ func KeysBetween(a, b string, n int, random io.Reader) ([]string, error) {
 	return keys, nil
 }
 
-// KeysAfter returns keys for n new siblings right behind left, however little room there is. Right
-// yields the order keys of the siblings behind them in sibling order; it is read only as far as
-// needed. Where there is no room (left and the first of right are equal, or the keys would be too
-// long), the first len(rekeyed) of right get new keys too, rekeyed[i] for the i-th: move them in the
-// same batch. Equal neighbours cost a move for each that is equal. Keys that have got too long, at a
-// spot that is written to and fro hundreds of times, cost about one move an insert when spread over
-// all inserts, but hundreds at a time, seldom thousands.
+// KeysAfter returns keys for n new siblings right after left, however little room there is. Right yields
+// the order keys of the siblings after them, in sibling order; it is read only as far as needed. If there
+// is no room (left and the first of right are equal, or the keys would be too long), the first
+// len(rekeyed) of right get new keys too, rekeyed[i] for the i-th: move them in the same batch. Equal
+// neighbours cost one move for each equal key. Keys become too long when hundreds of inserts alternate at
+// one spot; re-keying then costs about one move per insert, amortized, but hundreds at a time, seldom
+// thousands.
 //
-// A key may be left that has no room behind it at all, though only one made on purpose ('z' 255
-// times): then the error wraps ErrNoRoom, and all siblings need new keys, KeysBetween("", "", n).
+// Only a key made on purpose ('z' 255 times) has no room after it at all: then the error wraps ErrNoRoom,
+// and all siblings need new keys from KeysBetween("", "", n).
 func KeysAfter(left string, right iter.Seq[string], n int, random io.Reader) (keys, rekeyed []string, err error) {
 	if n <= 0 {
 		return nil, nil, nil

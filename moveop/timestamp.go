@@ -10,7 +10,7 @@ import (
 // milliseconds, 16-bit counter, 64-bit replica, all big-endian, so that byte order is the total
 // order of operations. The zero value is before every operation.
 //
-// Source: Kulkarni et al., "Logical Physical Clocks" (HLC), with the replica as tie-break.
+// Source: Kulkarni et al., "Logical Physical Clocks" (OPODIS 2014), with the replica as tie-break.
 type Timestamp [16]byte
 
 // MaxMillis is the last Unix millisecond that a Timestamp can hold (year 10889).
@@ -21,7 +21,7 @@ var MaxTimestamp = Timestamp{
 	0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 }
 
-// NewTimestamp packs its parts. Of millis only the low 48 bits are used.
+// NewTimestamp packs its arguments into a Timestamp. It uses only the low 48 bits of millis.
 func NewTimestamp(millis int64, counter uint16, replica ReplicaID) Timestamp {
 	var ts Timestamp
 	putUint48(ts[:6], uint64(millis))
@@ -30,7 +30,7 @@ func NewTimestamp(millis int64, counter uint16, replica ReplicaID) Timestamp {
 	return ts
 }
 
-// ParseTimestamp parses the canonical lower-case UUID form.
+// ParseTimestamp parses the canonical lower-case UUID form. The error wraps ErrInvalidID.
 func ParseTimestamp(s string) (Timestamp, error) {
 	b, err := parseUUID(s)
 	return Timestamp(b), err
@@ -39,10 +39,10 @@ func ParseTimestamp(s string) (Timestamp, error) {
 // Millis returns the Unix time in milliseconds.
 func (ts Timestamp) Millis() int64 { return int64(binary.BigEndian.Uint64(ts[:8]) >> 16) }
 
-// Time returns the physical part.
+// Time returns the physical part, to the millisecond.
 func (ts Timestamp) Time() time.Time { return time.UnixMilli(ts.Millis()) }
 
-// Counter returns the logical part, which orders operations of one millisecond.
+// Counter returns the logical part, which orders operations within a millisecond.
 func (ts Timestamp) Counter() uint16 { return binary.BigEndian.Uint16(ts[6:8]) }
 
 // Replica returns the author. For a correction the top bit is set.
@@ -51,8 +51,8 @@ func (ts Timestamp) Replica() ReplicaID { return ReplicaID(binary.BigEndian.Uint
 // IsZero reports whether ts is the zero value, which no operation has.
 func (ts Timestamp) IsZero() bool { return ts == Timestamp{} }
 
-// Correction returns the timestamp of the correction of the delete made at ts: the same reading
-// with the top bit of the replica set, so that it stands right behind the delete.
+// Correction returns the timestamp of the correction of the delete made at ts: ts with the top bit of the
+// replica set, so that the correction is ordered right after the delete.
 func (ts Timestamp) Correction() Timestamp {
 	ts[8] |= 0x80
 	return ts

@@ -7,10 +7,8 @@ import (
 
 // CompactValue returns a JSON value in the canonical form in which values are stored, compared and
 // hashed: no insignificant white space, and <, >, &, U+2028 and U+2029 in strings as \u escapes.
-// That is what encoding/json writes for a json.RawMessage, so passing through it changes nothing.
-// Member order and number spelling are kept.
-//
-// The error wraps ErrInvalidOp. To write a property that is to be cleared, the value is null.
+// encoding/json writes a json.RawMessage in the same form, so a round trip through it changes nothing.
+// Member order and number spelling are kept. The error wraps ErrInvalidOp.
 func CompactValue(value []byte) (json.RawMessage, error) {
 	if !utf8.Valid(value) {
 		return nil, invalid("the value is not valid UTF-8")
