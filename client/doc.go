@@ -92,7 +92,7 @@
 //	Options.Name, presence                     MaxName, MaxPresence: Open, SetPresence fail
 //	presence                                   the latest state, sent every 50 ms at most
 //	operations of a push                       what the server says; 50 while others are in the room
-//	a page of Children                         DefaultLimit if no limit is given; no maximum
+//	a page of children                         DefaultLimit if no limit is given; no maximum
 //	events that a watcher has not taken        63; then one with Reread stands for those it missed
 //	changes of an event                        1,024, 512 KiB of keys and values; then Reread
 //	operations applied in one transaction      4,096, and the rest of the last frame

@@ -124,6 +124,9 @@ func exercise(t *testing.T, c *Client) {
 	if _, err := c.Children(ctx, moveop.Root, Cursor{}, 10); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := c.ChildrenBefore(ctx, moveop.Root, Cursor{}, 10); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.Values(ctx, nodes[0]); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -132,6 +133,27 @@ func TestPreviewPages(t *testing.T) {
 	}
 	if err := c.Fork(t.Context(), filepath.Join(t.TempDir(), "fork"), "fork"); !errors.Is(err, client.ErrPartial) {
 		t.Errorf("fork: %v", err)
+	}
+}
+
+// The children before a child, or before the end, may not be loaded yet.
+func TestPreviewBackwards(t *testing.T) {
+	t.Parallel()
+	s, here, nodes := wide(t, 1230, 0)
+	s.stall(t)
+	middle, err := here.Node(t.Context(), nodes[1100])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, before := range []client.Cursor{{}, middle.Cursor()} {
+		want, err := here.ChildrenBefore(t.Context(), moveop.Root, before, 5)
+		if err != nil || len(want) != 5 {
+			t.Fatalf("%v, %v", want, err)
+		}
+		got, err := s.join(t).ChildrenBefore(t.Context(), moveop.Root, before, 5)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("before %v: %v, %v, not %v", before, got, err, want)
+		}
 	}
 }
 

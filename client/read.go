@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/canopysync/canopy/moveop"
 )
@@ -18,11 +19,12 @@ type Node struct {
 	OrderKey string
 }
 
-// Cursor returns the position right after the node among its siblings, for the next page of Children.
+// Cursor returns the node's position among its siblings: Children continues after it, ChildrenBefore
+// before it.
 func (n Node) Cursor() Cursor { return Cursor{n.OrderKey, n.ID} }
 
-// Cursor is a position among siblings. It stays valid when nodes come and go. The zero Cursor is
-// before the first sibling.
+// Cursor is a position among siblings. It stays valid when nodes come and go. The zero Cursor is where
+// reading starts: before the first sibling for Children, after the last one for ChildrenBefore.
 type Cursor struct {
 	OrderKey string
 	Node     moveop.NodeID
@@ -81,23 +83,52 @@ func (v *View) unknown(id moveop.NodeID) error {
 // Trash are the deleted nodes. An unknown parent has none. While Status.Partial is set, Children fetches
 // missing nodes (see Options.PreviewTimeout), and fewer than limit nodes do not mean the end.
 func (v *View) Children(parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
-	if limit <= 0 {
-		limit = DefaultLimit
-	}
-	if err := v.ctx.Err(); err != nil {
-		return nil, err
-	}
+	limit = pageSize(limit)
 	if err := v.fetch(parent, after, limit); err != nil {
 		return nil, err
 	}
-	err = v.s.each(`SELECT order_key, node FROM nodes WHERE parent = ? AND (order_key, node) > (?, ?)
-		ORDER BY order_key, node LIMIT ?`, []any{parent[:], after.OrderKey, after.Node[:], limit},
-		func(rows *sql.Rows) error {
-			n := Node{Parent: parent}
-			err := rows.Scan(&n.OrderKey, (*blob)(&n.ID))
-			nodes = append(nodes, n)
-			return err
-		})
+	return v.children(`SELECT order_key, node FROM nodes WHERE parent = ? AND (order_key, node) > (?, ?)
+		ORDER BY order_key, node LIMIT ?`, parent, after, limit)
+}
+
+// ChildrenBefore returns the last children of parent before a cursor, at most limit, in sibling order.
+// Otherwise it is like Children. To find a parent's last children while Status.Partial is set, it fetches
+// at most 10,000 of them: if there are more, it returns the last ones that are loaded.
+func (v *View) ChildrenBefore(parent moveop.NodeID, before Cursor, limit int) (nodes []Node, err error) {
+	after, wanted := before, 1 // if a child after it is loaded, all before it are
+	if before == (Cursor{}) {
+		before, wanted = Cursor{OrderKey: afterKeys}, previewLast
+	}
+	if err := v.fetch(parent, after, wanted); err != nil {
+		return nil, err
+	}
+	nodes, err = v.children(`SELECT order_key, node FROM nodes WHERE parent = ? AND (order_key, node) < (?, ?)
+		ORDER BY order_key DESC, node DESC LIMIT ?`, parent, before, pageSize(limit))
+	slices.Reverse(nodes)
+	return nodes, err
+}
+
+// afterKeys is greater than every order key.
+const afterKeys = "~"
+
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return DefaultLimit
+	}
+	return limit
+}
+
+// children reads the children of parent on one side of a cursor.
+func (v *View) children(query string, parent moveop.NodeID, at Cursor, limit int) (nodes []Node, err error) {
+	if err := v.ctx.Err(); err != nil {
+		return nil, err
+	}
+	err = v.s.each(query, []any{parent[:], at.OrderKey, at.Node[:], limit}, func(rows *sql.Rows) error {
+		n := Node{Parent: parent}
+		err := rows.Scan(&n.OrderKey, (*blob)(&n.ID))
+		nodes = append(nodes, n)
+		return err
+	})
 	return nodes, err
 }
 
@@ -230,6 +261,12 @@ func (c *Client) Node(ctx context.Context, id moveop.NodeID) (n Node, err error)
 // Children is View.Children on the current state.
 func (c *Client) Children(ctx context.Context, parent moveop.NodeID, after Cursor, limit int) (nodes []Node, err error) {
 	err = c.View(ctx, func(v *View) error { nodes, err = v.Children(parent, after, limit); return err })
+	return nodes, err
+}
+
+// ChildrenBefore is View.ChildrenBefore on the current state.
+func (c *Client) ChildrenBefore(ctx context.Context, parent moveop.NodeID, before Cursor, limit int) (nodes []Node, err error) {
+	err = c.View(ctx, func(v *View) error { nodes, err = v.ChildrenBefore(parent, before, limit); return err })
 	return nodes, err
 }
 

@@ -40,6 +40,9 @@ func TestChildrenByPage(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("pages of %d: %v", limit, got)
 		}
+		if got := backwards(t, c, limit); !slices.Equal(got, want) {
+			t.Errorf("pages of %d, backwards: %v", limit, got)
+		}
 	}
 	// The node that a cursor was taken from may go away.
 	page, err := c.Children(t.Context(), moveop.Root, client.Cursor{}, 10)
@@ -47,9 +50,33 @@ func TestChildrenByPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	edit(t, c, func(tx *client.Tx) error { return tx.Delete(page[9].ID) })
-	page, err = c.Children(t.Context(), moveop.Root, page[9].Cursor(), 1)
-	if err != nil || len(page) != 1 || page[0].ID != want[10] {
-		t.Errorf("behind a deleted node is %v, %v", page, err)
+	behind, err := c.Children(t.Context(), moveop.Root, page[9].Cursor(), 1)
+	if err != nil || len(behind) != 1 || behind[0].ID != want[10] {
+		t.Errorf("behind a deleted node is %v, %v", behind, err)
+	}
+	front, err := c.ChildrenBefore(t.Context(), moveop.Root, page[9].Cursor(), 1)
+	if err != nil || len(front) != 1 || front[0] != page[8] {
+		t.Errorf("before a deleted node is %v, %v", front, err)
+	}
+}
+
+// backwards reads the children of Root, last page first.
+func backwards(t *testing.T, c *client.Client, limit int) (got []moveop.NodeID) {
+	t.Helper()
+	var before client.Cursor
+	for {
+		page, err := c.ChildrenBefore(t.Context(), moveop.Root, before, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			slices.Reverse(got)
+			return got
+		}
+		for _, n := range slices.Backward(page) {
+			got = append(got, n.ID)
+		}
+		before = page[0].Cursor()
 	}
 }
 
