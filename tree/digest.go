@@ -2,9 +2,9 @@ package tree
 
 import "github.com/canopysync/canopy/moveop"
 
-// Digest summarises the log and the state. Hashing is a large part of what a move costs, so a tree
-// begins with it only when it is asked for the first time: that call goes through all of the log.
-// From then on every change keeps the digest up to date, and asking costs nothing.
+// Digest summarises the log and the state. Hashing is a large part of the cost of a move, so the tree
+// starts it only with the first call of Digest, which goes through the whole log. From then on every
+// change updates the digest, and Digest is O(1).
 func (t *Tree) Digest() moveop.Digest {
 	if !t.hashing {
 		t.hashing = true

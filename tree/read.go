@@ -6,15 +6,15 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Placement is where a node is: its last effective move.
+// Placement is a node's position: its last effective move.
 type Placement struct {
 	Parent   moveop.NodeID
 	OrderKey string
 	TS       moveop.Timestamp
 }
 
-// Placement returns where n is; ok is false for a node that was never placed, and for Root and Trash.
-// A placed node need not be visible: see Ancestors.
+// Placement returns the position of n; ok is false for a node that was never placed, and for Root and
+// Trash. A placed node need not be visible: see Ancestors.
 func (t *Tree) Placement(n moveop.NodeID) (p Placement, ok bool) {
 	i := t.nodes.find(n)
 	if i == none || !t.nodes.at(i).placed() {
@@ -24,8 +24,8 @@ func (t *Tree) Placement(n moveop.NodeID) (p Placement, ok bool) {
 	return Placement{t.nodes.at(row.parent).id, string(t.keys.get(row.key)), row.ts}, true
 }
 
-// Nodes visits every node that an op named, placed or not, without Root and Trash, in no useful
-// order. The tree must not change meanwhile; this holds for all iterators of Tree.
+// Nodes visits every node that an op names, placed or not, except Root and Trash, in unspecified order.
+// The tree must not change during the iteration; this holds for all iterators of Tree.
 func (t *Tree) Nodes() iter.Seq[moveop.NodeID] {
 	return func(yield func(moveop.NodeID) bool) {
 		for i := trashIndex + 1; i < t.nodes.count; i++ {
@@ -69,7 +69,7 @@ func (t *Tree) children(i index) *chunked[sibling] {
 }
 
 // Ancestors visits the nodes above n, nearest first. The last one is Root for a visible node, Trash
-// for a deleted one, and else a node that nobody has placed yet.
+// for a deleted one, and otherwise a node that is not placed yet.
 func (t *Tree) Ancestors(n moveop.NodeID) iter.Seq[moveop.NodeID] {
 	return func(yield func(moveop.NodeID) bool) {
 		i := t.nodes.find(n)
@@ -84,8 +84,8 @@ func (t *Tree) Ancestors(n moveop.NodeID) iter.Seq[moveop.NodeID] {
 	}
 }
 
-// Walk visits everything below top, parents before children, siblings in order, with the depth below
-// top, which is 1 for its children.
+// Walk visits every node below top with its depth, which is 1 for the children of top: parents before
+// children, siblings in order.
 func (t *Tree) Walk(top moveop.NodeID) iter.Seq2[moveop.NodeID, int] {
 	return func(yield func(moveop.NodeID, int) bool) {
 		type level struct {
@@ -147,8 +147,8 @@ func (t *Tree) op(e *event) moveop.Op {
 	return op
 }
 
-// IsEffective reports whether the move with that timestamp is effective; ok is false where there is
-// none in the log.
+// IsEffective reports whether the move with that timestamp is effective; ok is false if the log has no
+// such move.
 func (t *Tree) IsEffective(ts moveop.Timestamp) (effective, ok bool) {
 	e := t.timeline.find(ts)
 	if e == nil || e.kind() != moveop.Move {

@@ -16,57 +16,57 @@ type Move struct {
 	Effective bool
 }
 
-// Log is what the sparse replay needs of a replica's move log. All times are exclusive bounds.
-// Errors are the storage's own and end the replay; a storage that can fail wraps it in a transaction.
+// Log is the interface of Replay to a replica's move log. All times are exclusive bounds. An error comes
+// from the storage and ends the replay; a storage that can fail runs the replay in a transaction.
 type Log interface {
-	// Newest is the greatest timestamp of any move in the log, effective or not; zero if none.
+	// Newest returns the greatest timestamp of any move in the log, effective or not; zero if none.
 	Newest() (moveop.Timestamp, error)
-	// Horizon is where a compacted log begins: of moves at or before it the log has just what the moves
-	// after it need, and no flag of theirs changes any more. Zero if the log is whole.
+	// Horizon returns the time up to which the log is compacted: of the moves at or before it, the log
+	// has only those that later moves need, and their flags never change. Zero if the log is complete.
 	Horizon() moveop.Timestamp
 	// NamedAsParent reports whether any move in the log, effective or not, has n as its parent.
-	// It may err towards true: that costs time only.
+	// A wrong true costs only time.
 	NamedAsParent(n moveop.NodeID) (bool, error)
-	// ParentBefore is the parent in n's last effective move before t; ok is false where there is none.
+	// ParentBefore returns the parent in n's last effective move before t; ok is false if there is none.
 	ParentBefore(n moveop.NodeID, t moveop.Timestamp) (parent moveop.NodeID, ok bool, err error)
-	// NextEffective is the timestamp of n's first effective move after t, or moveop.MaxTimestamp.
+	// NextEffective returns the timestamp of n's first effective move after t, or moveop.MaxTimestamp.
 	NextEffective(n moveop.NodeID, t moveop.Timestamp) (moveop.Timestamp, error)
 	// MovesOf appends every move of n between from and to, effective or not, in timestamp order.
 	MovesOf(dst []Move, n moveop.NodeID, from, to moveop.Timestamp) ([]Move, error)
-	// MovesIn appends at most limit moves of the whole log between from and to, the first ones in
-	// timestamp order.
+	// MovesIn appends the first moves of the whole log between from and to, in timestamp order, at most
+	// limit.
 	MovesIn(dst []Move, from, to moveop.Timestamp, limit int) ([]Move, error)
-	// Add logs a new move with the flag given, remembers that its parent was named, and, where it is
-	// effective and its node's newest effective move, makes it the node's current placement.
+	// Add logs a new move with the given flag and records that its parent was named. If the move is its
+	// node's newest effective move, Add makes it the node's current placement.
 	Add(op moveop.Op, effective bool) error
-	// SetEffective flips the logged move (m.Node, m.TS) and keeps the node's current placement its
-	// last effective move. A node without one has no placement. m.Effective is the flag before.
+	// SetEffective flips the flag of the logged move (m.Node, m.TS), whose old flag is m.Effective, and
+	// keeps the node's current placement its last effective move. A node without one has no placement.
 	SetEffective(m Move, effective bool) error
 }
 
-// CycleError reports recorded parents that run in a circle: a log that this package did not write,
-// or that was damaged. Nothing is known to be wrong with the moves being applied.
+// CycleError reports recorded parents that form a cycle: this package did not write the log, or the log
+// was damaged. It says nothing about the moves being applied.
 type CycleError struct {
-	Node moveop.NodeID    // a node of the circle
-	At   moveop.Timestamp // the parents were those just before this time
+	Node moveop.NodeID    // a node of the cycle
+	At   moveop.Timestamp // the parents are those just before this time
 }
 
 func (e *CycleError) Error() string {
-	return fmt.Sprintf("damaged log: the parents of node %s just before %s run in a circle", e.Node, e.At)
+	return fmt.Sprintf("damaged log: the parents of node %s just before %s form a cycle", e.Node, e.At)
 }
 
 // Replay adds moves to the log, in any order, and brings the effective flags up to date: afterwards
 // a move is effective iff, in the state made by the effective moves before it, its node is neither
 // its parent nor above it. The moves must not be in the log and must have distinct timestamps.
 //
-// Moves are looked at in timestamp order, so everything before the one at hand is final. Where a
-// flag changes, the tree differs from that time until the node's next effective move, and only moves
-// whose answer can differ for that are looked at again (see affected). Cost: the depth of the tree
-// for a move newer than all others; O(1) for a node that was never named as a parent, however late;
-// otherwise depth plus what can flip, independent of how many moves came after.
+// Replay judges moves in timestamp order, so everything before the current one is final. When a flag
+// changes, the tree differs from that time until the node's next effective move, and Replay judges again
+// only the moves that this can affect (see affected). Cost: the depth of the tree for a move newer than
+// all others; O(1) for a node that was never named as a parent, however late; otherwise the depth plus the
+// number of moves that can flip, independent of how many moves came after.
 //
-// In a compacted log a new move at or before the horizon is the correction of a delete that holds its
-// node: it is effective, and changes what is after the horizon only.
+// In a compacted log, a new move at or before the horizon is the correction of a delete that holds its
+// node: it is effective, and affects only moves after the horizon.
 func Replay(log Log, moves []moveop.Op) error {
 	newest, err := log.Newest()
 	if err != nil {

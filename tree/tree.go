@@ -9,11 +9,11 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// ErrConflict is wrapped by the error of Tree.Apply for an op whose timestamp an op with another body
-// has already.
+// ErrConflict is wrapped by the error of Tree.Apply if another op with the same timestamp but another
+// body exists.
 var ErrConflict = errors.New("another operation has this timestamp")
 
-// Status is what became of an op.
+// Status is the outcome of an op.
 type Status uint8
 
 const (
@@ -22,7 +22,7 @@ const (
 	// Ineffective is a new move that would make a cycle. It is in the log, and a later arrival may
 	// make it effective.
 	Ineffective
-	// Duplicate is an op that was in the log already, or earlier in the batch.
+	// Duplicate is an op that was already in the log, or earlier in the batch.
 	Duplicate
 )
 
@@ -39,9 +39,9 @@ func (s Status) String() string {
 	return fmt.Sprintf("status(%d)", uint8(s))
 }
 
-// Tree is a replica in memory: the log of a room and the tree that it makes. Of an op it keeps the
-// body; what an author knew and the server's sequence number are circumstances that it has no use
-// for. It keeps the values of the ops it is given, which must not change afterwards.
+// Tree is a replica in memory: the log of a room and the tree that it makes. It keeps only the body of an
+// op, not Known, Seq and Cause. It also keeps the op's Value itself, so the caller must not change it
+// afterwards. A Tree is not safe for concurrent use.
 type Tree struct {
 	nodes    nodes
 	keys     keys
@@ -70,10 +70,10 @@ func New() *Tree {
 	return &Tree{nodes: newNodes(), pasts: pasts{free: noPast}, version: make(map[moveop.ReplicaID]*moveop.Timestamp)}
 }
 
-// Apply applies a batch and returns what became of each op, after the whole batch. Ops may come in
-// any order and any number of times. An op that a replica could not hold (moveop.ErrInvalidOp) or
-// that contradicts the log (ErrConflict) refuses the batch, and nothing has changed. Apply checks
-// only what the tree needs to stay sound; what comes from outside passes moveop.Op.Validate first.
+// Apply applies a batch and returns the status of each op, as of the end of the batch. Ops may come in
+// any order and any number of times. If an op cannot be stored (moveop.ErrInvalidOp) or contradicts the
+// log (ErrConflict), Apply refuses the whole batch and changes nothing. It checks only what the tree needs
+// to stay sound: pass ops from outside to moveop.Op.Validate first.
 func (t *Tree) Apply(ops ...moveop.Op) ([]Status, error) {
 	statuses := make([]Status, len(ops))
 	fresh, err := t.check(ops, statuses)
@@ -285,8 +285,8 @@ func (t *Tree) isLeftOf(a, b *node) bool {
 	return a.id.Compare(b.id) < 0
 }
 
-// Version returns the version vector: the newest timestamp in the log of each replica. Corrections
-// stand under their own replica id, the one with the top bit set.
+// Version returns the version vector: each replica's newest timestamp in the log. Corrections count for
+// a replica id of their own, the one with the top bit set.
 func (t *Tree) Version() map[moveop.ReplicaID]moveop.Timestamp {
 	version := make(map[moveop.ReplicaID]moveop.Timestamp, len(t.version))
 	for r, last := range t.version {

@@ -71,15 +71,15 @@ func (t *Tree) applySet(op *moveop.Op) {
 // Value is a property's current write.
 type Value struct {
 	Key  string
-	JSON json.RawMessage // null where the property was cleared
+	JSON json.RawMessage // null if the property was cleared
 	TS   moveop.Timestamp
 }
 
-// Cleared reports whether the last write took the property away.
+// Cleared reports whether the last write cleared the property.
 func (v Value) Cleared() bool { return string(v.JSON) == "null" }
 
-// Values visits the current writes on n in key order, cleared properties too. A node need not have
-// been created to have values.
+// Values visits the current writes on n in key order, including cleared properties. A node may have
+// values before it is created.
 func (t *Tree) Values(n moveop.NodeID) iter.Seq[Value] {
 	return func(yield func(Value) bool) {
 		i := t.nodes.find(n)

@@ -24,19 +24,19 @@ type Env struct {
 
 // grammar is the command line.
 type grammar struct {
-	ConfigFile string `name:"config" placeholder:"FILE" help:"Settings from this file, of which canopy config default prints one ($CANOPY_CONFIG)."`
+	ConfigFile string `name:"config" placeholder:"FILE" help:"Read settings from this file; canopy config default prints one to start from ($CANOPY_CONFIG)."`
 
 	Dev      devCmd      `cmd:"" group:"services" help:"Run both services and a private Postgres, for development."`
 	Serve    serveCmd    `cmd:"" group:"services" help:"Run one service on a database."`
 	Config   configCmd   `cmd:"" group:"services" help:"Check a configuration file, or print one."`
 	Migrate  migrateCmd  `cmd:"" group:"services" help:"Bring a database's schema up to date."`
 	Token    tokenCmd    `cmd:"" group:"services" help:"Make keys; issue, inspect, list and revoke tokens."`
-	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms and their sizes; choose what makes up for deletes; tell clients that one was restored."`
+	Room     roomCmd     `cmd:"" group:"rooms" help:"List rooms, count their content, set their restore policy, start a new epoch after a restore."`
 	Import   importCmd   `cmd:"" group:"rooms" help:"Add a directory tree or a document to a room."`
 	Export   exportCmd   `cmd:"" group:"rooms" help:"Write a room as a document."`
 	Tail     tailCmd     `cmd:"" group:"rooms" help:"Print a room's operations as they happen."`
 	Snapshot snapshotCmd `cmd:"" group:"rooms" help:"Fetch and check snapshot files."`
-	Compact  compactCmd  `cmd:"" group:"rooms" help:"Take old operations that nothing needs any more out of rooms' logs."`
+	Compact  compactCmd  `cmd:"" group:"rooms" help:"Remove old operations that are no longer needed from rooms' logs."`
 
 	Doctor  doctorCmd  `cmd:"" group:"more" help:"Examine the replica file of an application, and repair it."`
 	Bench   benchCmd   `cmd:"" group:"more" help:"Measure the engine against physical limits."`
@@ -46,9 +46,9 @@ type grammar struct {
 
 const description = `Canopy is a collaboration backend for tree-shaped documents.
 
-Every flag that names an environment variable takes its value from there unless it is given, and otherwise from the file of --config.
+A flag that names an environment variable takes its value from the command line, the variable or the file of --config, in this order.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted, 141 nobody reads the output any more.`
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no such room, 4 service or database not available (try again later), 5 damaged or malformed input, 130 interrupted, 141 output closed by its reader.`
 
 // run parses the command line, runs the command and returns the exit code.
 func run(ctx context.Context, env *Env, args []string) (code int) {
@@ -196,7 +196,7 @@ func report(ctx context.Context, env *Env, err error) int {
 		fmt.Fprintln(env.Stderr, "canopy:", err)
 	}
 	if usage, ok := errors.AsType[*kong.ParseError](err); ok && usage.Context != nil {
-		fmt.Fprintf(env.Stderr, "Run \"%s --help\" for how to use it.\n", commandOf(usage.Context))
+		fmt.Fprintf(env.Stderr, "Run \"%s --help\" for usage.\n", commandOf(usage.Context))
 	}
 	return code
 }

@@ -14,22 +14,22 @@ import (
 
 // keyFlags say with which keys a token may be signed.
 type keyFlags struct {
-	AuthKeyFile []string `envar:"CANOPY_AUTH_KEY_FILE" placeholder:"FILE" help:"Take tokens that are signed with a key of this file: PEM, a JWK or a JWK Set. May be given more than once."`
-	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"Keys as they would be in a file. Others may see a command line: a secret belongs in the variable, or in a file."`
-	AuthJWKSURL string   `name:"auth-jwks-url" envar:"CANOPY_AUTH_JWKS_URL" placeholder:"URL" help:"Keys as an issuer publishes them: a JWK Set."`
+	AuthKeyFile []string `envar:"CANOPY_AUTH_KEY_FILE" placeholder:"FILE" help:"Accept tokens signed with a key in this file: PEM, a JWK or a JWK Set. May be repeated."`
+	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"The content of such a file. Others may see the command line: put a secret into the variable or a file."`
+	AuthJWKSURL string   `name:"auth-jwks-url" envar:"CANOPY_AUTH_JWKS_URL" placeholder:"URL" help:"Fetch the issuer's keys from this URL, as a JWK Set."`
 }
 
 // claimFlags are what tokens have to say, and what those that are minted say.
 type claimFlags struct {
-	AuthIssuer   string `envar:"CANOPY_AUTH_ISSUER" placeholder:"ISSUER" help:"The issuer (iss) of tokens; any by default."`
-	AuthAudience string `envar:"CANOPY_AUTH_AUDIENCE" placeholder:"AUDIENCE" help:"The audience (aud) of tokens; by default they must have none."`
+	AuthIssuer   string `envar:"CANOPY_AUTH_ISSUER" placeholder:"ISSUER" help:"Issuer (iss) of tokens; any by default."`
+	AuthAudience string `envar:"CANOPY_AUTH_AUDIENCE" placeholder:"AUDIENCE" help:"Audience (aud) of tokens; by default they must have none."`
 }
 
 // authFlags are what it takes to judge a token.
 type authFlags struct {
 	keyFlags
 	claimFlags
-	AuthLeeway time.Duration `default:"2s" envar:"CANOPY_AUTH_LEEWAY" placeholder:"DURATION" help:"How far the clocks of issuers may be off; 2s by default."`
+	AuthLeeway time.Duration `default:"2s" envar:"CANOPY_AUTH_LEEWAY" placeholder:"DURATION" help:"How far issuers' clocks may be off; 2s by default."`
 }
 
 // given reports whether there are any keys.

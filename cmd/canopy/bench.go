@@ -14,8 +14,8 @@ type benchCmd struct {
 	Tree        benchTreeCmd        `cmd:"" help:"Measure the tree in memory."`
 	SQLite      benchSQLiteCmd      `cmd:"" name:"sqlite" help:"Measure the client's replica on SQLite."`
 	Client      benchClientCmd      `cmd:"" help:"Measure the client with its services, in a large room."`
-	Relay       benchRelayCmd       `cmd:"" help:"Measure how operations reach the others in a room."`
-	Push        benchPushCmd        `cmd:"" help:"Measure how many operations are committed through sockets."`
+	Relay       benchRelayCmd       `cmd:"" help:"Measure how operations are relayed to the others in a room."`
+	Push        benchPushCmd        `cmd:"" help:"Measure how many operations sockets get committed."`
 	Connections benchConnectionsCmd `cmd:"" help:"Measure what an idle socket costs."`
 	All         benchAllCmd         `cmd:"" help:"Measure everything."`
 	Load        benchLoadCmd        `cmd:"" hidden:"" help:"The process that makes the load of the others; takes orders on standard input."`
@@ -23,7 +23,7 @@ type benchCmd struct {
 
 // Help is the command's long help.
 func (*benchCmd) Help() string {
-	return `Each measure runs a limit that cannot be beaten, like a plain insert of the same rows, and the engine in turn, and prints the median of both and the ratio. Output is Markdown.
+	return `Each measurement alternates between a physical limit, such as a plain insert of the same rows, and the engine, and prints both medians and their ratio. Output is Markdown.
 
 Examples:
 
@@ -35,17 +35,17 @@ Examples:
 
 // benchFlags are for all measures.
 type benchFlags struct {
-	Nodes  int           `default:"1000000" help:"Nodes of the largest room; other sizes keep their proportion to it (1000000 by default)."`
-	Time   time.Duration `default:"5s" help:"Time for each measure, without setting up (5s by default)."`
-	Count  int           `placeholder:"N" help:"Rounds of each measure, in place of a time."`
-	Growth bool          `help:"Show also how cost grows with nodes, depth, siblings and log."`
-	Dir    string        `placeholder:"DIR" help:"Put files and the private Postgres into this directory, until the end: its disk is measured."`
+	Nodes  int           `default:"1000000" help:"Nodes of the largest room; other sizes scale with it (1000000 by default)."`
+	Time   time.Duration `default:"5s" help:"Time for each measurement, without set-up (5s by default)."`
+	Count  int           `placeholder:"N" help:"Rounds of each measurement, instead of a time."`
+	Growth bool          `help:"Also show how cost grows with nodes, depth, siblings and log."`
+	Dir    string        `placeholder:"DIR" help:"Directory for files and the private Postgres during the run: its disk is measured."`
 	jsonFlag
 }
 
 // benchDatabaseFlag is for the measures that need Postgres.
 type benchDatabaseFlag struct {
-	DatabaseURL string `placeholder:"URL" help:"Postgres to measure, in which rooms are left behind; a private one by default."`
+	DatabaseURL string `placeholder:"URL" help:"Postgres to measure; the rooms are left behind in it. A private one by default."`
 }
 
 type (
@@ -70,7 +70,7 @@ type (
 type benchServiceFlags struct {
 	benchFlags
 	benchDatabaseFlag
-	Sockets int `default:"10000" help:"Idle sockets; other numbers of sockets and writers keep their proportion to it (10000 by default)."`
+	Sockets int `default:"10000" help:"Idle sockets; other numbers of sockets and writers scale with it (10000 by default)."`
 }
 
 type measure func(ctx context.Context, cfg bench.Config) (bench.Section, error)

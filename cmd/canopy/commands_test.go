@@ -165,7 +165,7 @@ func TestAnImportThatEndsEarlySaysWhatItHasDone(t *testing.T) {
 	w := setup(t)
 	doc := `{"children":[` + strings.Repeat(`{"props":{"name":"x"}},`, 2*importBatch) + `?`
 	r := w.canopyIn(t.Context(), strings.NewReader(doc), "import", "garden", "-", "--format=json")
-	if r.code != exitBadInput || !strings.Contains(r.stderr, "the 2000 nodes before that are in room garden") {
+	if r.code != exitBadInput || !strings.Contains(r.stderr, "the 2000 nodes before it are in room garden") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)
 	}
 	var stats wire.Stats

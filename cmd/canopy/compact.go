@@ -12,8 +12,8 @@ import (
 )
 
 type retentionFlag struct {
-	Retention      time.Duration `default:"720h" envar:"CANOPY_RETENTION" help:"What compacting leaves in the logs: the operations of so long, 720h (30 days) by default."`
-	TrashRetention time.Duration `default:"0s" envar:"CANOPY_TRASH_RETENTION" help:"How long deleted nodes stay in Trash, at least as long as --retention; then they are purged. For ever by default."`
+	Retention      time.Duration `default:"720h" envar:"CANOPY_RETENTION" help:"Age up to which compaction keeps operations in the logs; 720h (30 days) by default."`
+	TrashRetention time.Duration `default:"0s" envar:"CANOPY_TRASH_RETENTION" help:"How long deleted nodes stay in Trash before they are purged, at least --retention; 0s, the default, keeps them for ever."`
 }
 
 func (f retentionFlag) check() error {
@@ -29,7 +29,7 @@ func (f retentionFlag) check() error {
 type compactCmd struct {
 	Rooms  []string `arg:"" optional:"" name:"room" help:"Rooms to compact."`
 	All    bool     `help:"Compact all rooms."`
-	DryRun bool     `help:"Only say how many operations are so old, of which some will have to stay."`
+	DryRun bool     `help:"Only count the operations older than the retention; some of them will have to stay."`
 	retentionFlag
 	databaseFlag
 	jsonFlag
@@ -37,11 +37,11 @@ type compactCmd struct {
 
 // Help is the command's long help.
 func (*compactCmd) Help() string {
-	return `Operations older than the retention that nothing can need any more are taken out of a room's log; the tree stays as it is. Clients that have been away for longer than what is left of the log load the room anew, and what they did offline before that time gets new timestamps: nothing is lost.
+	return `Removes operations that are older than the retention and no longer needed from a room's log; the tree stays as it is. Clients that were away for longer than the log goes back load the room anew, and offline edits from before that time get new timestamps: nothing is lost.
 
-With --trash-retention, what was deleted longer ago is removed for good, where nothing in it is younger than what is left of the log: only its ids stay. Somebody who has it yet cannot bring it back: such an operation is refused, and the client sets it aside.
+With --trash-retention, nodes that were deleted longer ago are purged, unless something in them is newer than the start of the log: only their ids stay. A client that still has such a node cannot bring it back: the server refuses the operation, and the client puts it into quarantine.
 
-It works in many short transactions, beside everything else, and may be interrupted at any time. Where a room's horizon stays behind, an operation that would be needed if an old delete were taken back holds it up; the rest was compacted.
+Compaction works in many short transactions while the services run, and may be interrupted at any time. If a room's horizon stays behind, it waits for an operation that would be needed to correct an old delete; the rest was compacted.
 
 Example:
 
@@ -59,7 +59,7 @@ type compacted struct {
 
 func (c *compactCmd) Run(ctx context.Context, env *Env) error {
 	if c.All == (len(c.Rooms) > 0) {
-		return usagef("which rooms? name them, or give --all")
+		return usagef("no rooms given: name them, or use --all")
 	}
 	if err := c.check(); err != nil {
 		return err

@@ -21,13 +21,13 @@ type configCmd struct {
 }
 
 type configCheckCmd struct {
-	File string `arg:"" optional:"" help:"The file; by default that of --config."`
+	File string `arg:"" optional:"" help:"The file; that of --config by default."`
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*configCheckCmd) Help() string {
-	return `Finds keys that do not exist, values of the wrong form, and values with which a service would not start. It does not connect to anything, and reads no other file.
+	return `Finds unknown keys, malformed values, and values with which a service would not start. It connects to nothing, and reads no other file.
 
 Example:
 
@@ -45,7 +45,7 @@ func (c *configCheckCmd) Run(ctx context.Context, env *Env, parsed *kong.Context
 		c.File = g.configPath(env)
 	}
 	if c.File == "" {
-		return usagef("which file? name it, or give --config")
+		return usagef("no file given: name it, or use --config")
 	}
 	file, err := loadConfig(c.File, parsed.Model)
 	if err != nil {
@@ -104,7 +104,7 @@ type configDefaultCmd struct{}
 
 // Help is the command's long help.
 func (*configDefaultCmd) Help() string {
-	return `Every line is a comment: take away the # from those that you change.
+	return `Every line is a comment: remove the # from the lines that you change.
 
 Example:
 
@@ -112,8 +112,8 @@ Example:
 }
 
 const configHead = `# Settings of Canopy, for canopy --config FILE or CANOPY_CONFIG. The format is TOML, without sections.
-# A flag goes before its environment variable, that before this file, that before the default.
-# An empty string is the same as none. canopy config check says what is wrong.
+# A flag overrides its environment variable, which overrides this file, which overrides the default.
+# An empty string counts as not set. canopy config check finds mistakes.
 `
 
 func (c *configDefaultCmd) Run(env *Env, parsed *kong.Context) error {

@@ -55,13 +55,13 @@ func (f *configFile) check(known map[string]*kong.Flag) error {
 
 func unknownKey(key string, value any, known map[string]*kong.Flag) error {
 	if _, isTable := value.(map[string]any); isTable {
-		return fmt.Errorf("%s: there are no sections", key)
+		return fmt.Errorf("%s: sections are not supported", key)
 	}
 	alike := strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(key), "canopy_"), "_", "-")
 	if _, ok := known[alike]; ok {
-		return fmt.Errorf("%s: there is no such setting; it is written %s", key, alike)
+		return fmt.Errorf("%s: no such setting; did you mean %s?", key, alike)
 	}
-	return fmt.Errorf("%s: there is no such setting", key)
+	return fmt.Errorf("%s: no such setting", key)
 }
 
 // checkSetting reports why a flag cannot have a value. Types have to match to the letter, where kong would
@@ -86,13 +86,13 @@ func checkSetting(flag *kong.Flag, value any) error {
 		_, ok = value.(string)
 	}
 	if !ok {
-		return fmt.Errorf("it has to be %s", want)
+		return fmt.Errorf("it must be %s", want)
 	}
 	if value == "" {
 		return nil // the same as none
 	}
 	if flag.Enum != "" && !flag.EnumMap()[fmt.Sprint(value)] {
-		return fmt.Errorf("it has to be one of %s", strings.Join(flag.EnumSlice(), ", "))
+		return fmt.Errorf("it must be one of %s", strings.Join(flag.EnumSlice(), ", "))
 	}
 	return flag.Parse(kong.Scan().PushTyped(value, kong.FlagValueToken), reflect.New(flag.Target.Type()).Elem())
 }

@@ -21,17 +21,17 @@ import (
 
 type demoCmd struct {
 	Pause        time.Duration `default:"700ms" placeholder:"DURATION" help:"Time to read each step; 700ms by default."`
-	Edits        int           `default:"100" placeholder:"N" help:"Random edits of each of the three in the last part; 100 by default."`
+	Edits        int           `default:"100" placeholder:"N" help:"Random edits by each of the three in the last part; 100 by default."`
 	Seed         uint64        `placeholder:"N" help:"Repeat the random edits of an earlier run."`
-	RealtimeURL  string        `placeholder:"URL" help:"Use this realtime service, in a room of its own; by default the demo brings its own services, and leaves nothing behind."`
-	BootstrapURL string        `placeholder:"URL" help:"And this bootstrap service."`
+	RealtimeURL  string        `placeholder:"URL" help:"Use this realtime service, with a new room; by default the demo starts services of its own and leaves nothing behind."`
+	BootstrapURL string        `placeholder:"URL" help:"Use this bootstrap service."`
 	tokenFlag
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*demoCmd) Help() string {
-	return `Ann, Ben and Cleo edit one outline, each with a replica in a file of their own. They go offline, do what does not fit together, and come back: a cycle is refused in the same way everywhere, a delete that did not know of something new is taken back, and after a few hundred random edits all three and the server have the same tree.
+	return `Ann, Ben and Cleo edit one outline, each with a replica in a file of their own. They go offline, make edits that conflict, and come back: every replica refuses the same move that would make a cycle, a delete that had not seen a new node is corrected, and after a few hundred random edits all three and the server have the same tree.
 
 The exit code is 0 if they do.
 

@@ -12,7 +12,7 @@ import (
 
 type devCmd struct {
 	DataDir       string   `default:"${data_dir}" envar:"CANOPY_DATA_DIR" placeholder:"DIR" help:"Where the private Postgres keeps its data: ${data_dir} by default."`
-	RealtimeAddr  string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address of the realtime service: ${realtime_addr} by default. Port 0 chooses a free one."`
+	RealtimeAddr  string   `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address of the realtime service: ${realtime_addr} by default. Port 0 picks a free port."`
 	BootstrapAddr string   `default:"${bootstrap_addr}" envar:"CANOPY_BOOTSTRAP_ADDR" placeholder:"HOST:PORT" help:"Address of the bootstrap service: ${bootstrap_addr} by default."`
 	DatabaseURL   string   `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Use this Postgres instead of a private one."`
 	AllowOrigin   []string `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect, such as http://localhost:5173."`
@@ -22,9 +22,9 @@ type devCmd struct {
 
 // Help is the command's long help.
 func (*devCmd) Help() string {
-	return `Starts a private Postgres (found on this machine, or fetched once), brings its schema up to date, and serves realtime and bootstrap on it. What was there at the last start is there at the next.
+	return `Starts a private Postgres (found on this machine, or fetched once), brings its schema up to date, and serves realtime and bootstrap on it. The data is kept for the next start.
 
-There is NO AUTHENTICATION, so only loopback addresses are taken. SIGINT or SIGTERM stops everything; a second one does not wait for it.
+There is NO AUTHENTICATION, so only loopback addresses are allowed. SIGINT or SIGTERM stops everything in order; a second one stops at once.
 
 Examples:
 

@@ -11,18 +11,18 @@ import (
 
 type doctorCmd struct {
 	File    string `arg:"" help:"Replica file of an application that embeds the client."`
-	Compare bool   `help:"Compare it with the services too, once it is in step with them."`
-	Repair  bool   `help:"Put right what is wrong, with what the services have. Nothing that waits to be pushed is lost."`
-	Salvage string `placeholder:"NEW" help:"Write what waits to be pushed, and nothing else, to a new replica file: for a file that cannot be repaired."`
+	Compare bool   `help:"Also compare it with the services, once it is in step with them."`
+	Repair  bool   `help:"Correct faults from the services' state. No pending operation is lost."`
+	Salvage string `placeholder:"NEW" help:"Write only the pending operations to a new replica file: for a file that cannot be repaired."`
 	syncFlags
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*doctorCmd) Help() string {
-	return `Examines the whole file: its pages, its digests, the tree, the log and the outbox. It needs no services but for --compare and --repair, which sync the replica as its application would: what waits to be pushed is pushed. A file that an older version of the client has written is brought to this one's format, as by any opening. The application may be running, on the same machine.
+	return `Examines the whole file: its pages, its digests, the tree, the log and the outbox. Only --compare and --repair need services: they sync the replica as its application would, which pushes pending operations. Opening a file of an older version of the client upgrades it, as always. The application may be running, on the same machine.
 
-The exit code is 0 for a sound file and 5 for any other, after --repair as it is then.
+The exit code is 0 for a sound file and 5 for any other; with --repair, for the file after it.
 
 Examples:
 
@@ -115,7 +115,7 @@ func (c *doctorCmd) examine(ctx context.Context, env *Env, r *client.Client) err
 		return err
 	}
 	if !e.OK {
-		return fmt.Errorf("%s: %w: see what --repair and --salvage do", c.File, errUnsound)
+		return fmt.Errorf("%s: %w: see --repair and --salvage", c.File, errUnsound)
 	}
 	return nil
 }

@@ -14,17 +14,17 @@ import (
 type exportCmd struct {
 	Room   string `arg:"" help:"Name of the room."`
 	Output string `short:"o" default:"-" placeholder:"FILE" help:"File to write; standard output by default."`
-	Format string `enum:"auto,opml,json" default:"auto" placeholder:"FORMAT" help:"opml or json; by default what the file's name says, else json."`
-	Parent string `placeholder:"NODE" help:"Export what is below this node instead of the whole tree."`
+	Format string `enum:"auto,opml,json" default:"auto" placeholder:"FORMAT" help:"opml or json; by default according to the file's name, else json."`
+	Parent string `placeholder:"NODE" help:"Export the nodes below this one instead of the whole tree."`
 	IDs    bool   `name:"ids" help:"Write the nodes' ids (JSON only); import ignores them."`
 	replicaFlags
 }
 
 // Help is the command's long help.
 func (*exportCmd) Help() string {
-	return `Writes the tree in sibling order, one node a line, with all properties. Deleted nodes are left out. What was exported can be imported again and is the same tree, with new ids.
+	return `Writes the tree in sibling order, one node per line, with all properties but without deleted nodes. Importing the document gives the same tree, with new ids.
 
-In OPML, whatever has no attribute of its own is kept in one that only Canopy reads.
+In OPML, properties that have no attribute of their own are kept in one that only Canopy reads.
 
 Examples:
 
@@ -39,7 +39,7 @@ func (c *exportCmd) Run(ctx context.Context, env *Env) (err error) {
 		return err
 	}
 	if c.IDs && c.format() == "opml" {
-		return usagef("--ids is for JSON")
+		return usagef("--ids is for JSON only")
 	}
 	if err := c.exists(ctx); err != nil {
 		return err

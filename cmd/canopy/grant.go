@@ -10,15 +10,15 @@ import (
 
 type migrateGrantCmd struct {
 	databaseFlag
-	Realtime  []string `sep:"none" placeholder:"ROLE" help:"A role for serve realtime. May be given more than once, as the others."`
-	Bootstrap []string `sep:"none" placeholder:"ROLE" help:"A role for serve bootstrap."`
-	Tokens    []string `sep:"none" placeholder:"ROLE" help:"A role for canopy token."`
+	Realtime  []string `sep:"none" placeholder:"ROLE" help:"Role for serve realtime. May be repeated, as may the others."`
+	Bootstrap []string `sep:"none" placeholder:"ROLE" help:"Role for serve bootstrap."`
+	Tokens    []string `sep:"none" placeholder:"ROLE" help:"Role for canopy token."`
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*migrateGrantCmd) Help() string {
-	return `The roles must exist; this gives them exactly the rights that their services need. They keep them through later migrations. It takes the role that migrates, which owns the schema; that role's rights are what the stored functions have, so let it not be a superuser.
+	return `The roles must exist. They get exactly the rights that their services need, and keep them through later migrations. Run this as the role that migrates and owns the schema. The stored functions run with that role's rights, so it should not be a superuser.
 
 Example:
 
@@ -37,7 +37,7 @@ func (c *migrateGrantCmd) Run(ctx context.Context, env *Env) error {
 		}
 	}
 	if len(roles) == 0 {
-		return usagef("grant to whom? --realtime, --bootstrap or --tokens")
+		return usagef("no roles given: use --realtime, --bootstrap or --tokens")
 	}
 	return changeRoles(ctx, env, c.databaseFlag, c.jsonFlag, func(db *pgfuncs.DB) error { return db.Grant(ctx, roles) })
 }

@@ -16,9 +16,9 @@ import (
 )
 
 type importCmd struct {
-	Room   string `arg:"" help:"Name of the room; it is made if it is not there, by the first node."`
+	Room   string `arg:"" help:"Name of the room; the first node creates it if it does not exist."`
 	Path   string `arg:"" help:"Directory or file to read, - for standard input."`
-	Format string `enum:"auto,dir,opml,json" default:"auto" placeholder:"FORMAT" help:"dir, opml or json; by default what the path looks like."`
+	Format string `enum:"auto,dir,opml,json" default:"auto" placeholder:"FORMAT" help:"dir, opml or json; by default according to the path."`
 	Parent string `placeholder:"NODE" help:"Add below this node instead of the root."`
 	replicaFlags
 	jsonFlag
@@ -30,9 +30,9 @@ func (*importCmd) Help() string {
 
     dir    a directory tree: every file and directory is a node with name and mode, files with size too
     opml   outlines: the text is the property name, other attributes are properties of the same name
-    json   what canopy export writes
+    json   a document that canopy export wrote
 
-What is read is added after what is there, through a replica, just as an application would do it: it is in the replica at once and then pushed. A document is checked from end to end before the first node is made, unless it comes from standard input. Importing twice makes two copies.
+The new nodes are added after the existing ones through a replica, as an application would do it: they are in the replica at once and then pushed. A document is checked from end to end before the first node is created, unless it comes from standard input. Importing twice makes two copies.
 
 Examples:
 
@@ -127,7 +127,7 @@ func (c *importCmd) format() (string, error) {
 	if format, ok := formatOf(c.Path); ok {
 		return format, nil
 	}
-	return "", usagef("cannot tell the format of %s: say it with --format", c.Path)
+	return "", usagef("cannot tell the format of %s: set --format", c.Path)
 }
 
 // formatOf is the document format that a file name stands for.
@@ -256,9 +256,9 @@ func (c *importCmd) partly(r *replica, done imported, err error) error {
 	case done.Nodes == 0:
 		return err
 	case pending == 0:
-		return fmt.Errorf("%w (the %d nodes before that are in room %s)", err, done.Nodes, c.Room)
+		return fmt.Errorf("%w (the %d nodes before it are in room %s)", err, done.Nodes, c.Room)
 	case c.File != "":
-		return fmt.Errorf("%w (of the %d nodes before that, %d operations are in %s and not pushed yet; they will be when it is used again)", err, done.Nodes, pending, c.File)
+		return fmt.Errorf("%w (of the %d nodes before it, %d operations are in %s and not pushed yet; using that file again pushes them)", err, done.Nodes, pending, c.File)
 	}
-	return fmt.Errorf("%w (of the %d nodes before that, %d operations were not pushed and are lost with the temporary replica)", err, done.Nodes, pending)
+	return fmt.Errorf("%w (of the %d nodes before it, %d operations were not pushed and are lost with the temporary replica)", err, done.Nodes, pending)
 }

@@ -11,33 +11,33 @@ import (
 
 // httpFlags are the limits that both services have.
 type httpFlags struct {
-	HeaderTimeout time.Duration `default:"10s" envar:"CANOPY_HEADER_TIMEOUT" help:"Time for the head of a request."`
-	DrainTimeout  time.Duration `default:"15s" envar:"CANOPY_DRAIN_TIMEOUT" help:"Time to finish what is under way when told to stop, and to close all sockets, in waves."`
+	HeaderTimeout time.Duration `default:"10s" envar:"CANOPY_HEADER_TIMEOUT" help:"Time limit for the headers of a request."`
+	DrainTimeout  time.Duration `default:"15s" envar:"CANOPY_DRAIN_TIMEOUT" help:"Time limit on shutdown to finish requests and close all sockets, in waves."`
 }
 
 // limitFlags bound what clients of the realtime service may cost.
 type limitFlags struct {
-	MaxFrame             int64         `default:"1048576" envar:"CANOPY_MAX_FRAME" placeholder:"BYTES" help:"Size of a frame of a socket and of a request's body. It must hold the largest operation."`
-	MaxBatch             int           `default:"1000" envar:"CANOPY_MAX_BATCH" placeholder:"N" help:"Operations of one push."`
-	MaxValue             int           `default:"1024000" envar:"CANOPY_MAX_VALUE" placeholder:"BYTES" help:"Size of a property's value, as compact JSON."`
-	MaxDepth             int           `default:"64" envar:"CANOPY_MAX_DEPTH" placeholder:"N" help:"Arrays and objects in each other in a property's value, at most 1000."`
-	MaxKey               int           `default:"255" envar:"CANOPY_MAX_KEY" placeholder:"BYTES" help:"Size of a property's name, at most 255."`
-	MaxPresence          int           `default:"4096" envar:"CANOPY_MAX_PRESENCE" placeholder:"BYTES" help:"Size of a presence state."`
-	MaxName              int           `default:"128" envar:"CANOPY_MAX_NAME" placeholder:"BYTES" help:"Size of the display name that a socket gives."`
-	MaxPushes            int           `default:"4" envar:"CANOPY_MAX_PUSHES" placeholder:"N" help:"Pushes of a socket that are not answered yet; more are not read."`
-	MaxReplies           int           `default:"262144" envar:"CANOPY_MAX_REPLIES" placeholder:"BYTES" help:"Replies that a socket has not taken yet; with more it is not read."`
-	MaxSockets           int           `default:"20000" envar:"CANOPY_MAX_SOCKETS" placeholder:"N" help:"Open sockets; more are turned away."`
-	MaxSocketsPerAddress int           `default:"1000" envar:"CANOPY_MAX_SOCKETS_PER_ADDRESS" placeholder:"N" help:"Open sockets of one IPv4 address or IPv6 /64, this machine's own not counted."`
-	MaxSocketsPerUser    int           `default:"200" envar:"CANOPY_MAX_SOCKETS_PER_USER" placeholder:"N" help:"Open sockets of one user."`
-	MaxOpsPerSecond      int           `default:"20000" envar:"CANOPY_MAX_OPS_PER_SECOND" placeholder:"N" help:"Operations that one connection may push a second; a socket that pushes more is read more slowly."`
-	TailBytes            int           `default:"4194304" envar:"CANOPY_TAIL_BYTES" placeholder:"BYTES" help:"Memory for the newest operations of a room, from which sockets are caught up."`
-	IdleRooms            int           `default:"1000" envar:"CANOPY_IDLE_ROOMS" placeholder:"N" help:"Rooms without sockets that are kept in memory for a minute, for those who come back."`
-	IdleBytes            int           `default:"67108864" envar:"CANOPY_IDLE_BYTES" placeholder:"BYTES" help:"Memory for the operations of those."`
-	BodyTimeout          time.Duration `default:"30s" envar:"CANOPY_BODY_TIMEOUT" help:"Time for all of a request."`
-	HelloTimeout         time.Duration `default:"5s" envar:"CANOPY_HELLO_TIMEOUT" help:"Time for the first message of a socket."`
-	PingInterval         time.Duration `default:"20s" envar:"CANOPY_PING_INTERVAL" help:"How often a socket is asked for a sign of life; one that gives none for three times that is closed."`
-	LagTimeout           time.Duration `default:"30s" envar:"CANOPY_LAG_TIMEOUT" help:"How long a socket may stay behind before it is closed."`
-	TrustedProxy         []string      `envar:"CANOPY_TRUSTED_PROXY" placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed."`
+	MaxFrame             int64         `default:"1048576" envar:"CANOPY_MAX_FRAME" placeholder:"BYTES" help:"Maximum size of a socket's frame and of a request's body. It must fit the largest operation."`
+	MaxBatch             int           `default:"1000" envar:"CANOPY_MAX_BATCH" placeholder:"N" help:"Maximum operations per push."`
+	MaxValue             int           `default:"1024000" envar:"CANOPY_MAX_VALUE" placeholder:"BYTES" help:"Maximum size of a property's value, as compact JSON."`
+	MaxDepth             int           `default:"64" envar:"CANOPY_MAX_DEPTH" placeholder:"N" help:"Maximum nesting of arrays and objects in a property's value, up to 1000."`
+	MaxKey               int           `default:"255" envar:"CANOPY_MAX_KEY" placeholder:"BYTES" help:"Maximum size of a property's name, up to 255."`
+	MaxPresence          int           `default:"4096" envar:"CANOPY_MAX_PRESENCE" placeholder:"BYTES" help:"Maximum size of a presence state."`
+	MaxName              int           `default:"128" envar:"CANOPY_MAX_NAME" placeholder:"BYTES" help:"Maximum size of a socket's display name."`
+	MaxPushes            int           `default:"4" envar:"CANOPY_MAX_PUSHES" placeholder:"N" help:"Maximum unanswered pushes per socket; with that many, the service stops reading from it."`
+	MaxReplies           int           `default:"262144" envar:"CANOPY_MAX_REPLIES" placeholder:"BYTES" help:"Maximum size of a socket's unsent replies; beyond it, the service stops reading from it."`
+	MaxSockets           int           `default:"20000" envar:"CANOPY_MAX_SOCKETS" placeholder:"N" help:"Maximum open sockets; more are turned away."`
+	MaxSocketsPerAddress int           `default:"1000" envar:"CANOPY_MAX_SOCKETS_PER_ADDRESS" placeholder:"N" help:"Maximum open sockets per IPv4 address or IPv6 /64, not counting this machine's own."`
+	MaxSocketsPerUser    int           `default:"200" envar:"CANOPY_MAX_SOCKETS_PER_USER" placeholder:"N" help:"Maximum open sockets per user."`
+	MaxOpsPerSecond      int           `default:"20000" envar:"CANOPY_MAX_OPS_PER_SECOND" placeholder:"N" help:"Maximum operations per second from one connection; a socket that pushes more is read more slowly."`
+	TailBytes            int           `default:"4194304" envar:"CANOPY_TAIL_BYTES" placeholder:"BYTES" help:"Memory per room for its newest operations, from which sockets catch up."`
+	IdleRooms            int           `default:"1000" envar:"CANOPY_IDLE_ROOMS" placeholder:"N" help:"Maximum rooms kept in memory for a minute after their last socket, for those who come back."`
+	IdleBytes            int           `default:"67108864" envar:"CANOPY_IDLE_BYTES" placeholder:"BYTES" help:"Memory for the operations of those rooms."`
+	BodyTimeout          time.Duration `default:"30s" envar:"CANOPY_BODY_TIMEOUT" help:"Time limit for a whole request."`
+	HelloTimeout         time.Duration `default:"5s" envar:"CANOPY_HELLO_TIMEOUT" help:"Time limit for the first message of a socket."`
+	PingInterval         time.Duration `default:"20s" envar:"CANOPY_PING_INTERVAL" help:"How often to ping a socket; one that is silent for three times this long is closed."`
+	LagTimeout           time.Duration `default:"30s" envar:"CANOPY_LAG_TIMEOUT" help:"How long a socket may lag behind before it is closed."`
+	TrustedProxy         []string      `envar:"CANOPY_TRUSTED_PROXY" placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For header is trusted."`
 	httpFlags
 }
 
@@ -69,7 +69,7 @@ func (f limitFlags) apply(cfg *realtime.Config) error {
 		return err
 	}
 	if f.MaxKey > maxKey || f.MaxDepth > maxDepth {
-		return usagef("--max-key must not be above %d, --max-depth not above %d", maxKey, maxDepth)
+		return usagef("--max-key must be at most %d and --max-depth at most %d", maxKey, maxDepth)
 	}
 	for _, text := range f.TrustedProxy {
 		prefix, err := netip.ParsePrefix(text)
@@ -83,14 +83,14 @@ func (f limitFlags) apply(cfg *realtime.Config) error {
 
 // snapshotFlags bound what a client of the bootstrap service may cost.
 type snapshotFlags struct {
-	MaxSnapshots    int           `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Snapshots taken at a time; more are turned away."`
-	SnapshotTimeout time.Duration `default:"1h" envar:"CANOPY_SNAPSHOT_TIMEOUT" help:"Time for one snapshot, which may hold up the database's vacuum for so long."`
-	StallTimeout    time.Duration `default:"30s" envar:"CANOPY_STALL_TIMEOUT" help:"How long a client may take for 128 KiB of a snapshot before it is broken off."`
-	RequestTimeout  time.Duration `default:"15s" envar:"CANOPY_REQUEST_TIMEOUT" help:"Time for what is asked of the database beside snapshots."`
-	SpoolDir        string        `envar:"CANOPY_SPOOL_DIR" placeholder:"DIR" type:"path" help:"Keep snapshots of busy rooms in files here, so that one COPY serves many clients and none of them holds a transaction open. Without it each snapshot is taken anew."`
-	SpoolBytes      int64         `default:"4294967296" envar:"CANOPY_SPOOL_BYTES" placeholder:"BYTES" help:"Disk space for --spool-dir; what does not fit is served straight from the database."`
-	SpoolAge        time.Duration `default:"10m" envar:"CANOPY_SPOOL_AGE" help:"How long a file in --spool-dir is kept."`
-	SpoolTail       int64         `default:"10000" envar:"CANOPY_SPOOL_TAIL" placeholder:"N" help:"Operations that a file in --spool-dir may be behind the room and still be given to new clients."`
+	MaxSnapshots    int           `default:"4" envar:"CANOPY_MAX_SNAPSHOTS" placeholder:"N" help:"Maximum snapshots taken at a time; more are turned away."`
+	SnapshotTimeout time.Duration `default:"1h" envar:"CANOPY_SNAPSHOT_TIMEOUT" help:"Time limit for one snapshot, which may hold up the database's vacuum for as long."`
+	StallTimeout    time.Duration `default:"30s" envar:"CANOPY_STALL_TIMEOUT" help:"How long a client may take to receive 128 KiB of a snapshot before it is cut off."`
+	RequestTimeout  time.Duration `default:"15s" envar:"CANOPY_REQUEST_TIMEOUT" help:"Time limit for database queries other than snapshots."`
+	SpoolDir        string        `envar:"CANOPY_SPOOL_DIR" placeholder:"DIR" type:"path" help:"Keep snapshots of busy rooms in files here, so that one COPY serves many clients and no slow client holds a transaction open. Without it, each client's snapshot is taken anew."`
+	SpoolBytes      int64         `default:"4294967296" envar:"CANOPY_SPOOL_BYTES" placeholder:"BYTES" help:"Disk space for --spool-dir; snapshots that do not fit are served straight from the database."`
+	SpoolAge        time.Duration `default:"10m" envar:"CANOPY_SPOOL_AGE" help:"How long to keep a file in --spool-dir."`
+	SpoolTail       int64         `default:"10000" envar:"CANOPY_SPOOL_TAIL" placeholder:"N" help:"How many operations a file in --spool-dir may be behind its room and still be served to new clients."`
 	httpFlags
 }
 

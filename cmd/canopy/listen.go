@@ -25,7 +25,7 @@ func listenLoopback(ctx context.Context, flag, addr string) (net.Listener, error
 }
 
 // errNotLoopback explains itself.
-var errNotLoopback = errors.New("not a loopback address, and without authentication anybody who reaches it can read and change every room; use 127.0.0.1, ::1 or localhost")
+var errNotLoopback = errors.New("not a loopback address: without authentication, anybody who reaches it could read and change every room; use 127.0.0.1, ::1 or localhost")
 
 // loopback resolves a host of which all addresses are loopback addresses.
 func loopback(ctx context.Context, host string) (netip.Addr, error) {

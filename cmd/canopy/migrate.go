@@ -9,10 +9,10 @@ import (
 )
 
 type migrateCmd struct {
-	Up     migrateUpCmd     `cmd:"" help:"Apply what is pending. Any number of processes may do so at once."`
+	Up     migrateUpCmd     `cmd:"" help:"Apply pending migrations. Any number of processes may do so at once."`
 	Status migrateStatusCmd `cmd:"" help:"List migrations and whether they are applied."`
-	Grant  migrateGrantCmd  `cmd:"" help:"Give database roles what their services need, and nothing else."`
-	Revoke migrateRevokeCmd `cmd:"" help:"Take everything from database roles."`
+	Grant  migrateGrantCmd  `cmd:"" help:"Grant database roles the rights that their services need, and no others."`
+	Revoke migrateRevokeCmd `cmd:"" help:"Revoke all rights from database roles."`
 }
 
 type migrateUpCmd struct {

@@ -17,13 +17,13 @@ type syncFlags struct {
 	realtimeFlag
 	bootstrapFlag
 	tokenFlag
-	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up when there has been no connection for this long; 30s by default."`
+	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up after this long without a connection; 30s by default."`
 }
 
 // replicaFlags are what commands need that work on a replica of a room, as an application does.
 type replicaFlags struct {
 	syncFlags
-	File string `placeholder:"FILE" help:"Keep the replica in this file and use it again next time; by default it is a temporary one."`
+	File string `placeholder:"FILE" help:"Keep the replica in this file, to reuse it next time; a temporary file by default."`
 }
 
 // replica is a client with what it takes to use it from a command.
@@ -118,7 +118,7 @@ func (r *replica) patiently(ctx context.Context, do func(context.Context) error,
 				lost.Reset(r.patience)
 			}
 			if s.State == client.StateNeedsAuth {
-				return giveUp(fmt.Errorf("the service wants another token: %w", orElse(s.Err, errNoAnswer)))
+				return giveUp(fmt.Errorf("the service does not accept the token: %w", orElse(s.Err, errNoAnswer)))
 			}
 			if refusal, ok := errors.AsType[*wire.Error](s.Err); ok && refusal.Code == wire.CodeForbidden {
 				return giveUp(refusal) // the client would wait for a token that allows it

@@ -14,9 +14,9 @@ import (
 
 type roomCmd struct {
 	List  roomListCmd  `cmd:"" help:"List the rooms of a database."`
-	Stats roomStatsCmd `cmd:"" help:"Count what is in a room, exactly."`
+	Stats roomStatsCmd `cmd:"" help:"Show exact counts and digests of a room."`
 
-	Set      roomSetCmd      `cmd:"" help:"Choose what makes up for deletes in a room."`
+	Set      roomSetCmd      `cmd:"" help:"Set a room's restore policy: which concurrent changes undo a delete."`
 	NewEpoch roomNewEpochCmd `cmd:"" help:"Tell clients that a room was restored from a backup."`
 }
 
@@ -27,7 +27,7 @@ type roomListCmd struct {
 
 // Help is the command's long help.
 func (*roomListCmd) Help() string {
-	return `The services show nobody which rooms there are, so this asks the database. For canopy dev it is the URL that it prints.
+	return `Asks the database, because the services list rooms to nobody. canopy dev prints the URL of its database.
 
 Example:
 
@@ -63,7 +63,7 @@ func (c *roomListCmd) Run(ctx context.Context, env *Env) error {
 
 type roomStatsCmd struct {
 	Room        string `arg:"" help:"Name of the room."`
-	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Ask this database instead of the realtime service; connections are 0 then."`
+	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Ask this database instead of the realtime service; it reports 0 connections."`
 	realtimeFlag
 	tokenFlag
 	jsonFlag
@@ -71,7 +71,7 @@ type roomStatsCmd struct {
 
 // Help is the command's long help.
 func (*roomStatsCmd) Help() string {
-	return `Asks the database where one is given, else the realtime service. It walks the whole room.
+	return `Asks the database if one is given, otherwise the realtime service. It walks the whole room.
 
 Example:
 
@@ -117,23 +117,23 @@ func (c *roomStatsCmd) stats(ctx context.Context) (wire.Stats, error) {
 
 type roomSetCmd struct {
 	Room      string `arg:"" help:"Name of the room."`
-	RestoreOn string `required:"" enum:"move+set,move,never" placeholder:"POLICY" help:"What of others below a deleted node brings it back: move+set, move or never."`
-	Create    bool   `help:"Make the room if it is not there; otherwise its first push does, with move+set."`
+	RestoreOn string `required:"" enum:"move+set,move,never" placeholder:"POLICY" help:"Concurrent changes that bring a deleted node back: move+set, move or never."`
+	Create    bool   `help:"Create the room if it does not exist; otherwise its first push does, with move+set."`
 	databaseFlag
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*roomSetCmd) Help() string {
-	return `Where somebody deletes a node, not knowing what somebody else is doing in it at the same time, the server moves the node back to where it was. The room's policy says for the sake of what:
+	return `When somebody deletes a node without knowing of somebody else's concurrent change in it, the server corrects the delete: it moves the node back to where it was. The room's policy says which changes count:
 
-    move+set   a node put below it, or itself moved, or a property set: the default
-    move       a node put below it, or itself moved; a property that was set does not count
-    never      nothing: what is deleted stays deleted
+    move+set   a node put below it, the node itself moved, or a property set: the default
+    move       a node put below it, or the node itself moved; properties do not count
+    never      none: a deleted node stays deleted
 
-It holds for what is pushed from then on, also by clients that are connected, which notice nothing of the change itself. What was moved back stays where it is.
+The policy applies to all later pushes, of connected clients too; they do not notice the change itself. Nodes that were moved back stay where they are.
 
-It takes the role that owns the schema: those of the services may not do it.
+Run this as the role that owns the schema: the services' roles may not change the policy.
 
 Example:
 
@@ -158,7 +158,7 @@ func (c *roomSetCmd) Run(ctx context.Context, env *Env) error {
 	defer db.Close()
 	created, err := c.set(ctx, db)
 	if errors.Is(err, wire.ErrUnknownRoom) {
-		err = fmt.Errorf("%w: its first push makes it, or --create", err)
+		err = fmt.Errorf("%w: its first push creates it, or --create does", err)
 	}
 	if err != nil {
 		return fmt.Errorf("room %s: %w", c.Room, err)
@@ -184,14 +184,14 @@ func (c *roomSetCmd) set(ctx context.Context, db *pgfuncs.DB) (created bool, err
 
 type roomNewEpochCmd struct {
 	Rooms []string `arg:"" optional:"" name:"room" help:"Rooms that were restored."`
-	All   bool     `help:"All rooms of the database."`
+	All   bool     `help:"Apply to all rooms of the database."`
 	databaseFlag
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*roomNewEpochCmd) Help() string {
-	return `To be called once after a database was restored, before the services are started: the epoch names a room's history, and the one that was restored is another than the one that clients know. They load the room anew, and push again what it lacks of what they themselves had done.
+	return `Run it once after restoring a database, before starting the services. The epoch names a room's history, and the restored history is not the one that clients know. They load the room anew, and push again those of their own operations that it lacks.
 
 Example:
 
@@ -206,7 +206,7 @@ type newEpoch struct {
 
 func (c *roomNewEpochCmd) Run(ctx context.Context, env *Env) error {
 	if c.All == (len(c.Rooms) > 0) {
-		return usagef("which rooms? name them, or give --all")
+		return usagef("no rooms given: name them, or use --all")
 	}
 	for _, room := range c.Rooms {
 		if err := checkRoom(room); err != nil {

@@ -28,11 +28,11 @@ type serviceFlags struct {
 }
 
 const serveHelp = `
-The database must be migrated to this version (canopy migrate up); where it is not, or cannot be reached within ten seconds, the command ends with exit code 4.
+The database must be migrated to this version (canopy migrate up). If it is not, or cannot be reached within ten seconds, the command ends with exit code 4.
 
-Who may do what is in tokens (JSON Web Tokens). The keys that they may be signed with come from --auth-key-file, --auth-key or --auth-jwks-url; canopy token makes keys and tokens of your own. Without any keys the command wants --insecure-no-auth, and a loopback address.
+JSON Web Tokens say who may do what. The keys to check them with come from --auth-key-file, --auth-key and --auth-jwks-url; canopy token makes your own keys and tokens. Without keys the command requires --insecure-no-auth and a loopback address.
 
-SIGINT or SIGTERM lets what is under way finish and stops.
+On SIGINT or SIGTERM it finishes requests under way and stops.
 
 Examples:
 
@@ -59,7 +59,7 @@ type parts struct {
 // run listens, connects, announces and serves.
 func (f serviceFlags) run(ctx context.Context, env *Env, name, addr string, serve func(context.Context, parts, net.Listener) error) error {
 	if f.given() == f.InsecureNoAuth {
-		return usagef("either keys for tokens (--auth-key-file, --auth-key or --auth-jwks-url) or --insecure-no-auth")
+		return usagef("give either keys for tokens (--auth-key-file, --auth-key or --auth-jwks-url) or --insecure-no-auth")
 	}
 	ln, err := f.listen(ctx, addr)
 	if err != nil {
@@ -116,7 +116,7 @@ func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 type serveRealtimeCmd struct {
 	Addr         string        `default:"${realtime_addr}" envar:"CANOPY_REALTIME_ADDR" placeholder:"HOST:PORT" help:"Address to listen on: ${realtime_addr} by default."`
 	AllowOrigin  []string      `envar:"CANOPY_ALLOW_ORIGIN" placeholder:"ORIGIN" help:"Origins of web pages that may connect; pages of the same host by default."`
-	CompactEvery time.Duration `default:"0s" envar:"CANOPY_COMPACT_EVERY" help:"Compact all rooms so often, as canopy compact --all does; of all processes on a database, one does at a time. Never by default."`
+	CompactEvery time.Duration `default:"0s" envar:"CANOPY_COMPACT_EVERY" help:"How often to compact all rooms, like canopy compact --all; only one process on a database does so at a time. 0s, the default, means never."`
 	retentionFlag
 	transportFlags
 	limitFlags

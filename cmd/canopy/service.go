@@ -25,7 +25,7 @@ type bootstrapFlag struct {
 }
 
 type tokenFlag struct {
-	Token string `envar:"CANOPY_TOKEN" placeholder:"TOKEN" help:"The token for the services. Others may see a command line: better in the variable."`
+	Token string `envar:"CANOPY_TOKEN" placeholder:"TOKEN" help:"Token for the services. Others may see the command line: better use the variable."`
 }
 
 // source is the token as a client asks for it, nil where there is none.

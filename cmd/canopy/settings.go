@@ -28,8 +28,8 @@ var defaults = map[string]string{
 
 // logFlags choose what a long-lived command logs, always on standard error.
 type logFlags struct {
-	LogLevel  slog.Level `default:"info" envar:"CANOPY_LOG_LEVEL" placeholder:"LEVEL" help:"Log from this level on: debug, info, warn or error; info by default."`
-	LogFormat string     `default:"text" enum:"text,json" envar:"CANOPY_LOG_FORMAT" help:"Form of the log: text or json."`
+	LogLevel  slog.Level `default:"info" envar:"CANOPY_LOG_LEVEL" placeholder:"LEVEL" help:"Lowest level to log: debug, info, warn or error; info by default."`
+	LogFormat string     `default:"text" enum:"text,json" envar:"CANOPY_LOG_FORMAT" help:"Format of the log: text or json."`
 }
 
 func (f logFlags) logger(env *Env) *slog.Logger {
@@ -74,7 +74,7 @@ func (f databaseFlag) connect(ctx context.Context, opts ...pgfuncs.Option) (*pgf
 
 // jsonFlag is for commands that print a result.
 type jsonFlag struct {
-	JSON bool `name:"json" envar:"CANOPY_JSON" help:"Print JSON, one object a line."`
+	JSON bool `name:"json" envar:"CANOPY_JSON" help:"Print JSON, one object per line."`
 }
 
 // print writes v as a line of JSON, or has human write what a person wants to see.

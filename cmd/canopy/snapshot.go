@@ -19,7 +19,7 @@ import (
 type snapshotCmd struct {
 	Export  snapshotExportCmd  `cmd:"" help:"Fetch a snapshot of a room into a file."`
 	Verify  snapshotVerifyCmd  `cmd:"" help:"Check every byte of a snapshot."`
-	Inspect snapshotInspectCmd `cmd:"" help:"Show what a snapshot is of and what is in it."`
+	Inspect snapshotInspectCmd `cmd:"" help:"Show a snapshot's room, position and content."`
 }
 
 type snapshotExportCmd struct {
@@ -32,7 +32,7 @@ type snapshotExportCmd struct {
 
 // Help is the command's long help.
 func (*snapshotExportCmd) Help() string {
-	return `The snapshot is verified while it comes in, and the file appears under its name only when it is whole. A room's snapshot has everything in it: the tree, deleted nodes, all properties and the log.
+	return `Verifies the snapshot as it arrives; the file appears under its name only when it is complete. The snapshot has all of the room: the tree, deleted nodes, all properties and the log.
 
 Examples:
 
@@ -92,7 +92,7 @@ type snapshotVerifyCmd struct {
 
 // Help is the command's long help.
 func (*snapshotVerifyCmd) Help() string {
-	return `Checks that the file is whole and unchanged, that its rows are well-formed and in order, and that they add up to the room's digest. The exit code is 0 for a good snapshot and 5 for any other.
+	return `Checks that the file is complete and unchanged, that its rows are well-formed and in order, and that they add up to the room's digest. The exit code is 0 for a good snapshot and 5 for any other.
 
 Example:
 
@@ -151,13 +151,13 @@ func (r *contextReader) Read(p []byte) (int, error) {
 
 type snapshotInspectCmd struct {
 	File string `arg:"" help:"Snapshot file, - for standard input."`
-	Ops  bool   `help:"Print every row as the operation that it stands for, one JSON object a line, instead."`
+	Ops  bool   `help:"Print every row as its operation instead, one JSON object per line."`
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*snapshotInspectCmd) Help() string {
-	return `Shows the header and counts the rows. A damaged file is shown as far as it can be read, with exit code 5. To check that the rows are right too, use verify.
+	return `Shows the header and counts the rows. A damaged file is shown as far as it can be read, with exit code 5. To check the rows too, use verify.
 
 Examples:
 

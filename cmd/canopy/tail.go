@@ -18,8 +18,8 @@ import (
 
 type tailCmd struct {
 	Room  string `arg:"" help:"Name of the room."`
-	After *int64 `placeholder:"SEQ" help:"Begin after this sequence number (0: with everything) instead of now."`
-	Limit int64  `short:"n" placeholder:"N" help:"End after this many operations."`
+	After *int64 `placeholder:"SEQ" help:"Start after this sequence number (0: from the beginning) instead of now."`
+	Limit int64  `short:"n" placeholder:"N" help:"Stop after this many operations."`
 	realtimeFlag
 	tokenFlag
 	jsonFlag
@@ -27,9 +27,9 @@ type tailCmd struct {
 
 // Help is the command's long help.
 func (*tailCmd) Help() string {
-	return `Prints every operation when the server has committed it, corrections too, each once and in order. A lost connection is made again and nothing is missed. Ctrl-C ends it.
+	return `Prints every operation, corrections included, once the server has committed it, each once and in order. After a lost connection it reconnects and misses nothing. Stop it with Ctrl-C.
 
-With --json a line is an operation as the protocol has it.
+With --json, each line is an operation in the protocol's JSON form.
 
 Examples:
 
@@ -183,7 +183,7 @@ func (t *tailer) handle(conn *socket.Conn, msg wire.Message) error {
 
 // resync goes on at the head where the log cannot be followed from where we were, and says so.
 func (t *tailer) resync(msg wire.Resync) error {
-	fmt.Fprintf(t.env.Stderr, "canopy: operations after %d cannot be had (%s); going on after %d\n", t.seq, msg.Reason, msg.Head)
+	fmt.Fprintf(t.env.Stderr, "canopy: cannot get the operations after %d (%s); going on after %d\n", t.seq, msg.Reason, msg.Head)
 	t.epoch, t.seq = msg.Epoch, msg.Head
 	return errors.New("the log cannot be followed from here")
 }

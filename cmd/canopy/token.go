@@ -18,28 +18,28 @@ import (
 
 type tokenCmd struct {
 	Keygen  tokenKeygenCmd  `cmd:"" help:"Make a key to sign tokens with."`
-	Mint    tokenMintCmd    `cmd:"" help:"Issue a token for some rooms."`
-	Inspect tokenInspectCmd `cmd:"" help:"Show what a token says, and whether it is good."`
-	List    tokenListCmd    `cmd:"" help:"List the tokens that were issued."`
-	Revoke  tokenRevokeCmd  `cmd:"" help:"Revoke tokens: their open sockets are closed within seconds."`
+	Mint    tokenMintCmd    `cmd:"" help:"Issue a token for rooms."`
+	Inspect tokenInspectCmd `cmd:"" help:"Show a token's content, and whether it is valid."`
+	List    tokenListCmd    `cmd:"" help:"List issued tokens."`
+	Revoke  tokenRevokeCmd  `cmd:"" help:"Revoke tokens and close their open sockets within seconds."`
 }
 
 type tokenMintCmd struct {
-	Subject     string        `arg:"" help:"Who the token is for; the others in a room are shown it."`
-	Room        []string      `required:"" placeholder:"ROOM=ACCESS" help:"What the token allows: a room, or a prefix and a star, with read, write or admin. May be given more than once."`
-	TTL         time.Duration `name:"ttl" default:"24h" placeholder:"DURATION" help:"How long the token is good; 24h by default."`
-	SigningKey  string        `required:"" envar:"CANOPY_SIGNING_KEY" placeholder:"FILE" help:"The private key to sign with, as keygen makes it, or as PEM."`
-	DatabaseURL string        `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Note the token here, so that it can be listed and revoked."`
-	Unlisted    bool          `help:"Note the token nowhere, and do without a database. It can still be revoked, as a foreign one."`
+	Subject     string        `arg:"" help:"Who the token is for; the others in a room see it."`
+	Room        []string      `required:"" placeholder:"ROOM=ACCESS" help:"Access to grant: a room, or a prefix and a star, with read, write or admin. May be repeated."`
+	TTL         time.Duration `name:"ttl" default:"24h" placeholder:"DURATION" help:"How long the token is valid; 24h by default."`
+	SigningKey  string        `required:"" envar:"CANOPY_SIGNING_KEY" placeholder:"FILE" help:"Private key to sign with, as written by keygen, or PEM."`
+	DatabaseURL string        `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Record the token here, so that it can be listed and revoked."`
+	Unlisted    bool          `help:"Do without a database and record the token nowhere. It can still be revoked, with --foreign."`
 	claimFlags
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*tokenMintCmd) Help() string {
-	return `Prints the token. It is kept nowhere: the database gets its id, whom it is for, what it allows and when it ends.
+	return `Prints the token and stores it nowhere: the database records only its id, subject, access and expiry.
 
-The services have to be told of the key (--auth-key-file), and of --auth-issuer and --auth-audience where these are used.
+The services need the public key (--auth-key-file), and --auth-issuer and --auth-audience if you use them here.
 
 Examples:
 
@@ -84,7 +84,7 @@ func (c *tokenMintCmd) claims() (auth.Claims, error) {
 		return auth.Claims{}, usagef("--ttl %s is less than a second", c.TTL)
 	}
 	if (c.DatabaseURL == "") != c.Unlisted {
-		return auth.Claims{}, usagef("either --database-url, to note the token, or --unlisted, not to")
+		return auth.Claims{}, usagef("give either --database-url, to record the token, or --unlisted, not to")
 	}
 	id, err := auth.NewID()
 	if err != nil {
@@ -137,21 +137,21 @@ func signingKey(path string) (auth.Key, error) {
 		return auth.Key{}, usagef("--signing-key %s: %v", path, err)
 	}
 	if len(keys) != 1 || !keys[0].Signs() {
-		return auth.Key{}, usagef("--signing-key %s: there has to be one private key in it", path)
+		return auth.Key{}, usagef("--signing-key %s: the file must hold exactly one private key", path)
 	}
 	return keys[0], nil
 }
 
 type tokenInspectCmd struct {
-	Token       string `arg:"" default:"-" help:"The token, or - for standard input, the default: others may see a command line."`
-	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Look here whether the token was revoked."`
+	Token       string `arg:"" default:"-" help:"The token, or - for standard input (the default): others may see the command line."`
+	DatabaseURL string `envar:"CANOPY_DATABASE_URL" placeholder:"URL" help:"Check here whether the token was revoked."`
 	authFlags
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*tokenInspectCmd) Help() string {
-	return `Shows what is in a token, good or not. With keys it says whether a service with the same settings would take the token; it ends with exit code 1 if not.
+	return `Shows a token's content, whether it is valid or not. With keys, it also says whether a service with the same settings would accept the token, and ends with exit code 1 if not.
 
 Examples:
 
@@ -258,7 +258,7 @@ func stamp(t time.Time) string {
 }
 
 type tokenListCmd struct {
-	All bool `help:"Those that have expired too, for 90 days."`
+	All bool `help:"Also list tokens that expired within the last 90 days."`
 	databaseFlag
 	jsonFlag
 }
@@ -318,15 +318,15 @@ func state(t pgfuncs.IssuedToken, now time.Time) string {
 }
 
 type tokenRevokeCmd struct {
-	IDs     []string `arg:"" name:"id" help:"Ids of tokens, as list and inspect show them (the claim jti)."`
-	Foreign bool     `help:"Take ids of tokens that were not issued and noted here."`
+	IDs     []string `arg:"" name:"id" help:"Token ids (the jti claim), as shown by list and inspect."`
+	Foreign bool     `help:"Also accept ids of tokens that are not recorded here."`
 	databaseFlag
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*tokenRevokeCmd) Help() string {
-	return `Newcomers with the token are refused and its open sockets closed (4401) within five seconds, on every server of the database. The clients keep what they have not sent.
+	return `Within five seconds, every server on the database refuses new connections with the token and closes its open sockets (4401). The clients keep their pending operations.
 
 Examples:
 
@@ -363,7 +363,7 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, env *Env) error {
 		}
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("not issued here: %s (--foreign revokes tokens of other issuers)", strings.Join(unknown, ", "))
+		return fmt.Errorf("not issued here: %s (--foreign revokes other issuers' tokens)", strings.Join(unknown, ", "))
 	}
 	return nil
 }

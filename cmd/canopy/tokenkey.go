@@ -11,15 +11,15 @@ import (
 )
 
 type tokenKeygenCmd struct {
-	Alg    string `default:"EdDSA" enum:"EdDSA,ES256,RS256,HS256" help:"The algorithm: EdDSA by default; or ES256, RS256, HS256."`
-	Output string `short:"o" required:"" placeholder:"FILE" help:"New file for the private key, which nobody else may read; - for standard output."`
+	Alg    string `default:"EdDSA" enum:"EdDSA,ES256,RS256,HS256" help:"Algorithm: EdDSA (the default), ES256, RS256 or HS256."`
+	Output string `short:"o" required:"" placeholder:"FILE" help:"New file for the private key, readable only by you; - for standard output."`
 	Public string `placeholder:"FILE" help:"Write the public key here, for the services; - for standard output."`
 	jsonFlag
 }
 
 // Help is the command's long help.
 func (*tokenKeygenCmd) Help() string {
-	return `Keys are JWKs. The services need the public one alone; with HS256 there is none, and whoever can check tokens can issue them.
+	return `Keys are JWKs. The services need only the public key. HS256 has none: whoever can check its tokens can issue them.
 
 Example:
 
@@ -102,7 +102,7 @@ func writeLine(w io.Writer, text []byte) error {
 func writeSecret(path string, text []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if os.IsExist(err) {
-		return usagef("%s is there already", path)
+		return usagef("%s already exists", path)
 	}
 	if err != nil {
 		return err
