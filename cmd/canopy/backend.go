@@ -73,6 +73,7 @@ type backend struct {
 	db                  *pgfuncs.DB
 	snapshots           *pgfuncs.DB // the same database: snapshots must not take the connections of pushes
 	origins             []string
+	names               []string // of this machine
 }
 
 // maxSnapshots leaves some connections of the pool for statistics and readiness.
@@ -100,14 +101,14 @@ func (b *backend) migrate(ctx context.Context) (err error) {
 // they have drained and stopped; the database is the caller's to stop.
 func (b *backend) serve(ctx context.Context) error {
 	rt, err := realtime.New(realtime.Config{
-		Store: b.db, Logger: b.log.With("service", "realtime"), AllowedOrigins: b.origins,
+		Store: b.db, Logger: b.log.With("service", "realtime"), AllowedOrigins: b.origins, Middleware: localOnly(b.names, nil),
 		Transport: b.db.Transport(pgfuncs.TransportConfig{Logger: b.log}), // a second one may serve the same database
 	})
 	if err != nil {
 		return err
 	}
 	bs, err := bootstrap.New(bootstrap.Config{
-		Source: b.snapshots, Logger: b.log.With("service", "bootstrap"), MaxSnapshots: maxSnapshots,
+		Source: b.snapshots, Logger: b.log.With("service", "bootstrap"), MaxSnapshots: maxSnapshots, Middleware: localOnly(b.names, nil),
 	})
 	if err != nil {
 		return err

@@ -73,6 +73,7 @@ func (c *devCmd) listen(ctx context.Context, b *backend) (err error) {
 		return err
 	}
 	b.origins = append(ownOrigins(b.realtime), c.AllowOrigin...)
+	b.names = append(namesIn(c.RealtimeAddr, b.origins), namesIn(c.BootstrapAddr, nil)...)
 	return nil
 }
 

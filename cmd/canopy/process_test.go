@@ -490,6 +490,40 @@ func TestDevKeepsOtherOriginsOut(t *testing.T) {
 	}
 }
 
+// Nor can it read: with requests to its own host, which it had point here, a browser sends no Origin.
+func TestWithoutAuthenticationTheHostIsThisMachine(t *testing.T) {
+	t.Parallel()
+	dev := withDev(t, "--allow-origin=http://app.example:5173")
+	urls := map[string]bool{dev.realtime: true, dev.bootstrap: true} // whether app.example was named
+	for _, name := range []string{"realtime", "bootstrap"} {
+		var ready serviceReady
+		p := start(t, "serve", name, "--addr=127.0.0.1:0", "--insecure-no-auth", "--json", "--database-url", dev.database)
+		parseJSON(t, p.line(), &ready)
+		urls[ready.URL] = false
+	}
+	for url, named := range urls {
+		for host, ok := range map[string]bool{
+			"": true, "localhost": true, "LocalHost:80": true, "127.0.0.2:8420": true, "[::1]:8420": true, "[::1]": true,
+			"app.example:8420": named, "evil.example": false, "evil.example:8420": false, "127.0.0.1.evil.example": false,
+			"localhost.evil.example:8420": false, "10.0.0.1:8420": false, "evil.example:127.0.0.1": false,
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/v1/rooms/x/stats", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host, req.Close = host, true
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if served := resp.StatusCode == http.StatusNotFound; served != ok || !ok && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusBadRequest {
+				t.Errorf("%s as %q: %s", url, host, resp.Status)
+			}
+		}
+	}
+}
+
 // withDev runs `canopy dev` inside this process, on a database for tests.
 func withDev(t *testing.T, args ...string) *world {
 	t.Helper()

@@ -101,6 +101,14 @@ func (f serviceFlags) gate(ctx context.Context, db *pgfuncs.DB, log *slog.Logger
 	return newGate(ctx, f.authFlags, db, log)
 }
 
+// around is what all requests go through; without authentication the service may be called by names.
+func (f serviceFlags) around(with parts, names []string) middleware {
+	if f.given() {
+		return with.tracing.requests()
+	}
+	return localOnly(names, with.tracing.requests())
+}
+
 func (f serviceFlags) announce(env *Env, name string, ln net.Listener) error {
 	if f.JSON {
 		return printJSON(env, serviceReady{Event: "ready", Service: name, URL: httpURL(ln), Auth: f.given(), PID: os.Getpid()})
@@ -133,7 +141,7 @@ func (c *serveRealtimeCmd) Run(ctx context.Context, env *Env) error {
 			return err
 		}
 		cfg.Store, cfg.Compaction.Rooms = with.db, with.db
-		cfg.TracerProvider, cfg.Middleware = with.tracing.spans(), with.tracing.requests()
+		cfg.TracerProvider, cfg.Middleware = with.tracing.spans(), c.around(with, namesIn(c.Addr, c.AllowOrigin))
 		transport, done, err := c.open(with.db, cfg.Logger)
 		if err != nil {
 			return err
@@ -178,7 +186,7 @@ func (c *serveBootstrapCmd) Run(ctx context.Context, env *Env) error {
 			return err
 		}
 		cfg.Source = with.db
-		cfg.Middleware = with.tracing.requests()
+		cfg.Middleware = c.around(with, namesIn(c.Addr, nil))
 		if with.gate != nil {
 			cfg.Authorize = with.gate.mayRead
 		}

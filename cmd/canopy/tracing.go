@@ -106,7 +106,7 @@ func (t *tracing) database() []pgfuncs.Option {
 }
 
 // requests traces HTTP requests, but sockets, which last for hours, and what asks all the time.
-func (t *tracing) requests() func(http.Handler) http.Handler {
+func (t *tracing) requests() middleware {
 	if t == nil {
 		return nil
 	}
