@@ -30,6 +30,10 @@ const minConns = 20
 // connectTimeout is for an address where something listens and does not answer, where the URL does not say.
 const connectTimeout = 10 * time.Second
 
+// maxMessage is the most bytes that are taken from the database at once, such as a row. All but the properties of
+// one node, of which there may be any number, take far less.
+const maxMessage = 64 << 20
+
 // Option changes what Open makes.
 type Option func(*pgxpool.Config)
 
@@ -52,6 +56,7 @@ func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) 
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
+	config.ConnConfig.MaxProtocolMessageBodyLen = maxMessage
 	for _, opt := range opts {
 		opt(config)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -47,6 +48,9 @@ type refusalDetail struct {
 func domainError(doing string, err error) error {
 	if SafeToRetry(err) || connectionLost(err) {
 		return fmt.Errorf("%s: %w: %w", doing, wire.ErrUnavailable, err)
+	}
+	if _, ok := errors.AsType[*pgproto3.ExceededMaxBodyLenErr](err); ok {
+		return wire.NewError(wire.CodeTooLarge, "the properties of a node have more than %d bytes: take a snapshot", maxMessage)
 	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {

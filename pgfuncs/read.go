@@ -64,9 +64,9 @@ func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, a
 	rows, _ := db.pool.Query(ctx, `
 		select r.head, r.epoch::text, c.node, c.parent, c.order_key, c.children, c.props, 0::bigint, 0::bigint
 		  from canopy.rooms r
-		  left join lateral canopy.children(r.room_id, $2, $3, $4, $5, $6) as c on true
+		  left join lateral canopy.children(r.room_id, $2, $3, $4, $5, $6, $7) as c on true
 		 where r.name = $1`, room, parent.String(), afterKey, afterNode, limit+1,
-		pgtype.Int8{Int64: int64(most), Valid: most > 0})
+		pgtype.Int8{Int64: int64(most), Valid: most > 0}, wire.PageBytes)
 	return collectPage(rows, limit, func(last wire.Node, _ position) string {
 		return base64.RawURLEncoding.EncodeToString(append(last.ID[:], last.OrderKey...))
 	})
@@ -83,10 +83,10 @@ func (db *DB) Subtree(ctx context.Context, room string, node moveop.NodeID, dept
 	rows, _ := db.pool.Query(ctx, `
 		select r.head, r.epoch::text, s.node, s.parent, s.order_key, s.children, s.props, s.level, s.place
 		  from canopy.rooms r
-		  left join lateral canopy.subtree(r.room_id, $2, $3, $4, $5, $6) as s on true
+		  left join lateral canopy.subtree(r.room_id, $2, $3, $4, $5, $6, $7) as s on true
 		 where r.name = $1
 		 order by s.level, s.place`,
-		room, node.String(), pgtype.Int8{Int64: int64(depth), Valid: depth > 0}, from.level, from.place, limit+1)
+		room, node.String(), pgtype.Int8{Int64: int64(depth), Valid: depth > 0}, from.level, from.place, limit+1, wire.PageBytes)
 	return collectPage(rows, limit, func(_ wire.Node, at position) string { return at.String() })
 }
 
@@ -112,12 +112,13 @@ func badCursor(cursor string) error {
 		"the cursor %.80q is not one that an earlier page gave as next: begin without a cursor", cursor)
 }
 
-// collectPage reads up to limit nodes; one row more than that means that there is a next page. The room
+// collectPage reads up to limit nodes, or up to where their properties fill a page; one row more than that means
+// that there is a next page. The room
 // itself always gives a row, with a null node where there is none, so no row at all is an unknown room.
 func collectPage(rows pgx.Rows, limit int, cursor func(wire.Node, position) string) (wire.Page, error) {
 	defer rows.Close()
 	page := wire.Page{Nodes: []wire.Node{}}
-	known, last := false, position{}
+	known, last, size := false, position{}, 0
 	for rows.Next() {
 		known = true
 		var id, parent pgtype.UUID
@@ -131,8 +132,8 @@ func collectPage(rows pgx.Rows, limit int, cursor func(wire.Node, position) stri
 		if !id.Valid {
 			break
 		}
-		if len(page.Nodes) == limit {
-			next := cursor(page.Nodes[limit-1], last)
+		if n := len(page.Nodes); n == limit || size >= wire.PageBytes {
+			next := cursor(page.Nodes[n-1], last)
 			page.Next = &next
 			break
 		}
@@ -144,6 +145,7 @@ func collectPage(rows pgx.Rows, limit int, cursor func(wire.Node, position) stri
 			}
 		}
 		page.Nodes = append(page.Nodes, node)
+		size += len(props)
 		last = position{level.Int64, place.Int64}
 	}
 	rows.Close()

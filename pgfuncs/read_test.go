@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -115,6 +116,40 @@ func TestChildrenPages(t *testing.T) {
 		if err != nil || page.Nodes[0].Children != want {
 			t.Errorf("counted up to %d: %d children, %v", most, page.Nodes[0].Children, err)
 		}
+	}
+}
+
+// Nobody fills the memory by asking for a page of large properties.
+func TestPagesAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	value := func(bytes int) string { return `"` + strings.Repeat("x", bytes-2) + `"` }
+	names := []string{"a", "b", "c", "d", "e", "f", "g"} // 1 MiB each
+	for i, n := range names {
+		db.apply(t, room, move(1, int64(2*i+1), node(n), moveop.Root), set(1, int64(2*i+2), node(n), "v", value(1<<20)))
+	}
+	for name, read := range map[string]func(after string) (wire.Page, error){
+		"children": func(after string) (wire.Page, error) {
+			return db.Children(t.Context(), room, moveop.Root, after, 100, 0)
+		},
+		"subtree": func(after string) (wire.Page, error) {
+			return db.Subtree(t.Context(), room, moveop.Root, 0, after, 100)
+		},
+	} {
+		if first, err := read(""); err != nil || len(first.Nodes) != 4 {
+			t.Errorf("%s: a page of %d nodes (%v)", name, len(first.Nodes), err)
+		}
+		if got, pages := collect(t, read); !slices.Equal(got, names) || pages != 2 {
+			t.Errorf("%s: %v in %d pages", name, got, pages)
+		}
+	}
+	for i := range 9 { // not all of one node's fit into one message
+		db.apply(t, room, set(1, int64(100+i), node("a"), fmt.Sprint(i), value(8<<20)))
+	}
+	_, err := db.Children(t.Context(), room, moveop.Root, "", 1, 0)
+	if refused, ok := errors.AsType[*wire.Error](err); !ok || refused.Code != wire.CodeTooLarge {
+		t.Errorf("a node with 72 MiB: %v", err)
 	}
 }
 

@@ -12,6 +12,9 @@ const (
 	DefaultLimit = 1000   // nodes or ops of one page, where the request does not say
 	MaxNodes     = 10000  // nodes of one page
 	MaxOps       = 100000 // ops of one page
+
+	// PageBytes is the size of the properties after which a page takes no more nodes.
+	PageBytes = 4 << 20
 )
 
 // RoomPattern is what room names match.

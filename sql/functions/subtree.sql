@@ -1,11 +1,12 @@
 -- subtree: a page of what hangs below a node, itself not included, breadth first: level by level, each
 -- in the order of its parents and then of siblings.
 -- Arguments: room, node, how many levels at most (null: all), the position to go on behind (level from
--- 1 and the number of nodes of it already given; 0, 0 at first), page size.
--- Result: one row a node, with its position as (level, place). Cost: O(nodes down to the last level of
--- the page). Locks, errors: none; the caller has resolved the room.
+-- 1 and the number of nodes of it already given; 0, 0 at first), page size, the bytes of properties that fill a page.
+-- Result: one row a node, with its position as (level, place), the last one when those before it fill the page.
+-- Cost: O(nodes down to the last level of the page). Locks, errors: none; the caller has resolved the room.
 create function canopy.subtree(
-  p_room_id bigint, p_node uuid, p_depth bigint, p_after_level bigint, p_after_place bigint, p_limit bigint)
+  p_room_id bigint, p_node uuid, p_depth bigint, p_after_level bigint, p_after_place bigint, p_limit bigint,
+  p_bytes bigint)
 returns table (
   node uuid, parent uuid, order_key text, children bigint, props json, level bigint, place bigint)
 language plpgsql stable security definer
@@ -19,6 +20,7 @@ declare
   v_level bigint := 0;
   v_skip  bigint;
   v_left  bigint := p_limit;
+  v_size  bigint := 0;
 begin
   while v_left > 0 and v_level < coalesce(p_depth, v_level + 1) loop
     v_level := v_level + 1;
@@ -36,14 +38,21 @@ begin
     continue when v_level < p_after_level;
 
     v_skip := case when v_level = p_after_level then least(p_after_place, cardinality(v_nodes)) else 0 end;
-    return query
+    for node, parent, order_key, children, props, level, place in
       select n.node, n.parent, n.order_key, canopy.count_children(p_room_id, n.node, null),
              canopy.props(p_room_id, n.node), v_level, v_skip + page.place
         from unnest(v_nodes[v_skip + 1 : v_skip + v_left]) with ordinality as page(node, place)
        cross join lateral (
          select c.* from canopy.nodes c where c.room_id = p_room_id and c.node = page.node limit 1
        ) as n
-       order by page.place;
+       order by page.place
+    loop
+      return next;
+      if v_size >= p_bytes then
+        return;
+      end if;
+      v_size := v_size + coalesce(octet_length(props::text), 0);
+    end loop;
     v_left := v_left - least(cardinality(v_nodes) - v_skip, v_left);
   end loop;
 end $$;
