@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
@@ -14,7 +15,9 @@ func (s *Server) getBuckets(w http.ResponseWriter, r *http.Request, room string)
 	if !ok {
 		return
 	}
-	buckets, err := s.cfg.Store.Buckets(r.Context(), room, span)
+	buckets, err := reading(r.Context(), s, func(ctx context.Context) (wire.Buckets, error) {
+		return s.cfg.Store.Buckets(ctx, room, span)
+	})
 	if err != nil {
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read buckets", err))
 		return
@@ -29,7 +32,7 @@ func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room strin
 	if !ok {
 		return
 	}
-	if _, err := s.cfg.Store.Room(r.Context(), room); err != nil {
+	if _, err := s.whereIs(r.Context(), room); err != nil {
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read room", err))
 		return
 	}
@@ -43,7 +46,9 @@ func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room strin
 func (s *Server) streamSpan(ctx context.Context, room string, span wire.Span, lines *json.Encoder) error {
 	after, chunk := span.First(), newChunk(s.cfg.Limits)
 	for {
-		ops, err := s.cfg.Store.OpsBetween(ctx, room, after, span.Last(), chunk.n)
+		ops, err := reading(ctx, s, func(ctx context.Context) ([]moveop.Op, error) {
+			return s.cfg.Store.OpsBetween(ctx, room, after, span.Last(), chunk.n)
+		})
 		if err != nil {
 			return s.storeError(s.logOf(ctx), "read ops", err)
 		}

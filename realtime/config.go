@@ -178,7 +178,8 @@ type Limits struct {
 	OpsPerSecond int
 	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.
 	Wave int
-	// Readers is the number of catch-up reads of the log at a time, over all rooms. Defaults to 8.
+	// Readers is the number of catch-up reads of the log at a time, over all rooms, and that of reads for
+	// requests over HTTP; others wait. Both should leave connections of Store for pushes. Defaults to 8.
 	Readers int
 }
 

@@ -369,3 +369,63 @@ func TestEndlessFrames(t *testing.T) {
 		_ = conn.Close()
 	}
 }
+
+// heldStats is a store that counts requests for statistics, and holds them back.
+type heldStats struct {
+	*fakeStore
+	gate  chan struct{} // lets one go each
+	asked chan struct{}
+}
+
+func (h heldStats) Stats(ctx context.Context, room string) (wire.Stats, error) {
+	h.asked <- struct{}{}
+	select {
+	case <-h.gate:
+		return h.fakeStore.Stats(ctx, room)
+	case <-ctx.Done():
+		return wire.Stats{}, ctx.Err()
+	}
+}
+
+// However many read, there are connections of the store left for those who push.
+func TestReadsOfRequestsAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := heldStats{newFakeStore(), make(chan struct{}), make(chan struct{}, 100)}
+		l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+		s := startWith(t, store, l, l.dial, func(cfg *realtime.Config) { cfg.Limits.Readers, cfg.Timing.Store = 2, 10*time.Second })
+		s.store = store.fakeStore
+		s.seed("plan", 1)
+		statuses := make(chan int, 100)
+		ask := func(n int) {
+			for range n {
+				go func() {
+					status, _ := get[map[string]any](s, "/v1/rooms/plan/stats")
+					statuses <- status
+				}()
+			}
+			synctest.Wait()
+		}
+		ask(5)
+		if n := len(store.asked); n != 2 {
+			t.Errorf("%d reads at a time", n)
+		}
+		resp, err := s.http.Post(s.url("/v1/rooms/plan/ops"), "application/json", strings.NewReader(postBody(t, 0xa, []moveop.Op{moveBy(0xa, 1)})))
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("a push meanwhile: %v %v", resp, err)
+		}
+		_ = resp.Body.Close()
+		for range 5 {
+			store.gate <- struct{}{}
+			if status := <-statuses; status != 200 {
+				t.Errorf("in its turn: %d", status)
+			}
+		}
+		ask(3)
+		for range 3 { // no turn comes
+			if status := <-statuses; status != 503 {
+				t.Errorf("after Timing.Store: %d", status)
+			}
+		}
+	})
+}

@@ -37,3 +37,17 @@ func (s *Server) logOf(ctx context.Context) *slog.Logger {
 	}
 	return s.cfg.Logger
 }
+
+// reading has a request read from the store, in its turn: those of which so many come that the database is busy with
+// nothing else have to leave it, and its connections, to those who push.
+func reading[T any](ctx context.Context, s *Server, read func(context.Context) (T, error)) (result T, err error) {
+	ctx, cancel := s.storeContext(ctx)
+	defer cancel()
+	select {
+	case s.requests <- struct{}{}:
+		defer func() { <-s.requests }()
+		return read(ctx)
+	case <-ctx.Done():
+		return result, ctx.Err()
+	}
+}

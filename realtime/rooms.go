@@ -30,7 +30,7 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, room string) {
 	if !s.mayRead(w, r, room) {
 		return
 	}
-	stats, err := s.cfg.Store.Stats(r.Context(), room)
+	stats, err := reading(r.Context(), s, func(ctx context.Context) (wire.Stats, error) { return s.cfg.Store.Stats(ctx, room) })
 	if err != nil {
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read stats", err))
 		return
@@ -70,7 +70,7 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request, room string, re
 		fail(w, wire.AsError(err))
 		return
 	}
-	page, err := read(r.Context(), q)
+	page, err := reading(r.Context(), s, func(ctx context.Context) (wire.Page, error) { return read(ctx, q) })
 	if err != nil {
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read nodes", err))
 		return
@@ -97,7 +97,7 @@ func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 		fail(w, wire.AsError(q.err))
 		return
 	}
-	at, err := s.cfg.Store.Room(r.Context(), room)
+	at, err := s.whereIs(r.Context(), room)
 	if err != nil {
 		failRoom(w, s.storeError(s.logOf(r.Context()), "read room", err))
 		return
@@ -115,10 +115,16 @@ func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 	}
 }
 
+// whereIs reads a room's row for a request.
+func (s *Server) whereIs(ctx context.Context, room string) (wire.Room, error) {
+	return reading(ctx, s, func(ctx context.Context) (wire.Room, error) { return s.cfg.Store.Room(ctx, room) })
+}
+
 func (s *Server) streamOps(ctx context.Context, room string, after, to int64, lines *json.Encoder) error {
 	chunk := newChunk(s.cfg.Limits)
 	for after < to {
-		ops, err := s.cfg.Store.OpsAfter(ctx, room, after, int(min(int64(chunk.n), to-after)))
+		limit := int(min(int64(chunk.n), to-after))
+		ops, err := reading(ctx, s, func(ctx context.Context) ([]moveop.Op, error) { return s.cfg.Store.OpsAfter(ctx, room, after, limit) })
 		if err != nil {
 			return s.storeError(s.logOf(ctx), "read ops", err)
 		}

@@ -21,18 +21,19 @@ import (
 
 // Server is the realtime service.
 type Server struct {
-	cfg     Config
-	metrics *metrics
-	tracing tracing
-	handler http.Handler
-	started time.Time
-	readers chan struct{}  // slots for catch-up reads
-	running sync.WaitGroup // sockets, requests and hubs
-	buffers sync.Pool      // write buffers of sockets
-	faults  throttle       // of the log
-	hinted  atomic.Bool    // messages of other processes come through
-	cluster *cluster
-	sockets sockets
+	cfg      Config
+	metrics  *metrics
+	tracing  tracing
+	handler  http.Handler
+	started  time.Time
+	readers  chan struct{}  // slots for catch-up reads
+	requests chan struct{}  // slots for reads by requests
+	running  sync.WaitGroup // sockets, requests and hubs
+	buffers  sync.Pool      // write buffers of sockets
+	faults   throttle       // of the log
+	hinted   atomic.Bool    // messages of other processes come through
+	cluster  *cluster
+	sockets  sockets
 
 	mu       sync.Mutex // guards what follows
 	draining bool
@@ -55,6 +56,7 @@ func New(cfg Config) (*Server, error) {
 		tracing:  newTracing(cfg.TracerProvider),
 		started:  time.Now(),
 		readers:  make(chan struct{}, cfg.Limits.Readers),
+		requests: make(chan struct{}, cfg.Limits.Readers),
 		hubs:     map[string]*hub{},
 		sessions: map[*session]struct{}{},
 		sockets:  sockets{from: map[origin]int{}},
