@@ -38,7 +38,10 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 		err = errors.Join(err, s.dropDrafts(ctx))
 	}
 	s.c.setProgress(func(p *progress) {
-		if p.loading, p.loadErr = false, err; err == nil && (s.first == nil || p.state == "") {
+		if p.loading = false; ctx.Err() != nil {
+			return // Close ended it, which is no failure
+		}
+		if p.loadErr = err; err == nil && (s.first == nil || p.state == "") {
 			p.state = StateConnecting // that is next
 		}
 	})
@@ -100,13 +103,14 @@ func (s *syncer) fetch(ctx context.Context) (io.ReadCloser, error) {
 
 // noSnapshot says what an answer without a snapshot means; nil is a room that does not exist yet.
 func (s *syncer) noSnapshot(resp *http.Response) error {
-	if resp.StatusCode == http.StatusNotFound {
-		if s.c.store.meta.Load().seq == 0 {
-			return nil
-		}
-		return fmt.Errorf("fetch snapshot: %w", errRoomGone)
+	err := wire.ReadError(resp)
+	if resp.StatusCode != http.StatusNotFound || err.Code != wire.CodeForbidden { // another one's 404 is about the URL
+		return fmt.Errorf("fetch snapshot: %w", err)
 	}
-	return fmt.Errorf("fetch snapshot: %w", wire.ReadError(resp))
+	if s.c.store.meta.Load().seq == 0 {
+		return nil
+	}
+	return fmt.Errorf("fetch snapshot: %w", errRoomGone)
 }
 
 type decodedBody struct {

@@ -36,7 +36,7 @@ type Options struct {
 	Name string
 	// Token returns a token for the services. It is called for every connection and request, and before
 	// a JSON Web Token in use expires, so that the connection can go on; several goroutines may call it
-	// at once. Nil means to send no token.
+	// at once. It must not call Close, which waits for it. Nil means to send no token.
 	Token func(ctx context.Context) (string, error)
 
 	// WaitForFile makes Open wait, until its ctx is done, for another Client, in this or another process,
@@ -165,7 +165,8 @@ type Client struct {
 }
 
 // Open opens the replica in the file at path, creates it if it does not exist, and starts to sync if
-// Options name services. It needs no network: the file's content can be read and edited at once.
+// Options name services. The directory must exist. Open needs no network: the file's content can be read
+// and edited at once.
 // Ctx is for opening only. The errors to expect are ErrLocked, ErrNotCanopyFile, ErrNewerVersion,
 // ErrOtherRoom, ErrReadOnly, ErrDiskFull and ErrCorrupt.
 //
@@ -287,7 +288,7 @@ func (c *Client) wake() {
 }
 
 // Reconnect ends the backoff and tries to connect at once. Call it when the network is back, or when
-// there is a new token.
+// there is a new token, but not from Options.Token: then no attempt would wait.
 func (c *Client) Reconnect() {
 	c.preview.again()
 	for _, waiting := range []chan struct{}{c.retries, c.reloads, c.store.sights} {

@@ -59,6 +59,9 @@ func openFile(ctx context.Context, path string, fresh meta, opts Options) (_ *re
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target // one lock, whatever the file goes by
 	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrReadOnly, err) // SQLite would not say what is wrong
+	}
 	lock, err := lockFile(ctx, path, opts.WaitForFile)
 	if err != nil {
 		return nil, err

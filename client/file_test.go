@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,7 +157,7 @@ func TestOpenWaits(t *testing.T) {
 func TestOpenInMissingDirectory(t *testing.T) {
 	t.Parallel()
 	_, err := client.Open(t.Context(), filepath.Join(t.TempDir(), "missing", "replica"), client.Options{Room: "garden"})
-	if !errors.Is(err, client.ErrReadOnly) {
+	if !errors.Is(err, client.ErrReadOnly) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the error is %v", err)
 	}
 }

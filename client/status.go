@@ -62,7 +62,8 @@ type Status struct {
 	// loaded anew.
 	Mismatches int64
 	// Err is the error that ended the last connection or attempt, or that keeps operations from being
-	// pushed; nil once all is well.
+	// pushed; nil once all is well. In StateCatchingUp, a *wire.Error with wire.CodeForbidden means that
+	// the token does not allow what is pending: it may only read the room, for instance.
 	Err error
 }
 
@@ -201,9 +202,10 @@ func (r *rounds) finish(round, refused int64) {
 // WaitSynced waits until the server has acknowledged every local operation, and the replica has applied
 // every operation that the server had when WaitSynced was called. If several servers serve the room, only
 // the one that the client is connected to counts: it may learn of another server's commits milliseconds
-// later, or a second later if the servers do not notify each other. The error is that of ctx, ErrOffline
-// if there are no services to sync with, ErrClosed, or ErrRefused if everything is in step except
-// operations that the server refused for good.
+// later, or a second later if the servers do not notify each other. While there is no connection it waits
+// for one; Status.Err says what is wrong. The error is that of ctx, ErrOffline if there are no services to
+// sync with, ErrClosed, or ErrRefused if everything is in step except operations that the server refused
+// for good.
 func (c *Client) WaitSynced(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return ErrOffline

@@ -3,6 +3,7 @@ package client_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -52,6 +53,30 @@ func TestUpdateRequired(t *testing.T) {
 			})
 			if got := titles(t, c); got != "mine" && got != "A b mine" {
 				t.Errorf("the titles are %s", got)
+			}
+		})
+	}
+}
+
+// Where the URLs are not those of the services, the error says so, and nobody is asked to sign in.
+func TestNotTheServices(t *testing.T) {
+	t.Parallel()
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	for name, opts := range map[string]client.Options{
+		"realtime":  {RealtimeURL: web.URL},
+		"bootstrap": {RealtimeURL: web.URL, BootstrapURL: web.URL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := open(t, filepath.Join(t.TempDir(), "replica"), opts)
+			for s := range c.WatchStatus(t.Context()) {
+				if s.State == client.StateNeedsAuth {
+					t.Errorf("the status is %s, %v", s.State, s.Err)
+				}
+				if e, ok := errors.AsType[*wire.Error](s.Err); ok && e.Code == wire.CodeBadRequest {
+					break
+				}
 			}
 		})
 	}
@@ -160,4 +185,31 @@ func TestCloseGivesUpFlushing(t *testing.T) {
 	c = open(t, path, opts)
 	s.synced(t, c)
 	wantOutline(t, c, "a")
+}
+
+// That Close ends the first load is not a failure of it: nobody is asked to sign in.
+func TestCloseDuringFirstLoad(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 10)
+	c := open(t, filepath.Join(t.TempDir(), "replica"), client.Options{
+		RealtimeURL: "http://127.0.0.1:1", BootstrapURL: "http://127.0.0.1:1", PreviewTimeout: -1,
+		Token: func(ctx context.Context) (string, error) {
+			asked <- struct{}{}
+			<-ctx.Done()
+			return "", ctx.Err()
+		},
+	})
+	<-asked
+	statuses := c.WatchStatus(t.Context())
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for s := range statuses {
+		if s.State == client.StateNeedsAuth || s.Err != nil {
+			t.Errorf("the status was %s, %v", s.State, s.Err)
+		}
+	}
+	if s := c.Status(); s.State != client.StateOffline || s.Err != nil {
+		t.Errorf("the status is %s, %v", s.State, s.Err)
+	}
 }

@@ -102,7 +102,7 @@ func (s service) inRoom(ctx context.Context, room, path string, header http.Head
 	switch {
 	case resp.StatusCode != http.StatusNotFound:
 		return nil, refusal
-	case refusal.Code == wire.CodeForbidden && resp.Header.Get("Content-Type") == "application/json": // no proxy's page
+	case refusal.Code == wire.CodeForbidden: // no proxy's page
 		return nil, fmt.Errorf("%w: %s", wire.ErrUnknownRoom, room)
 	}
 	return nil, fmt.Errorf("%s does not know %s: is it the service of %s?", s.base, resp.Request.URL.Path, s.flag)

@@ -149,7 +149,7 @@ func ReadError(resp *http.Response) *Error {
 	return &Error{
 		Code:      codeOfStatus(resp.StatusCode),
 		Retryable: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests,
-		Message:   "http status " + strconv.Itoa(resp.StatusCode),
+		Message:   "not an answer of Canopy: http status " + strconv.Itoa(resp.StatusCode),
 	}
 }
 
@@ -157,7 +157,7 @@ func codeOfStatus(status int) Code {
 	switch status {
 	case http.StatusUnauthorized:
 		return CodeUnauthorized
-	case http.StatusForbidden, http.StatusNotFound:
+	case http.StatusForbidden:
 		return CodeForbidden
 	case http.StatusGone:
 		return CodeCompacted

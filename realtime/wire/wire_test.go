@@ -350,16 +350,25 @@ func TestErrorsOverHTTP(t *testing.T) {
 		}
 	}
 	nack, _ := wire.JSON.Encode(wire.Nack{Error: *wire.OpError(wire.CodeConflict, move.TS, "twice")})
-	for body, want := range map[string]wire.Error{
-		string(nack):            {Code: wire.CodeConflict, Op: &move.TS, Message: "twice"},
-		"<html>bad gateway":     {Code: wire.CodeBusy, Retryable: true, Message: "http status 502"},
-		`{"error":"something"}`: {Code: wire.CodeBusy, Retryable: true, Message: "http status 502"},
+	for _, test := range []struct {
+		status int
+		body   string
+		want   wire.Error
+	}{
+		{http.StatusConflict, string(nack), wire.Error{Code: wire.CodeConflict, Op: &move.TS, Message: "twice"}},
+		{http.StatusBadGateway, "<html>bad gateway", wire.Error{
+			Code: wire.CodeBusy, Retryable: true, Message: "not an answer of Canopy: http status 502"}},
+		{http.StatusBadGateway, `{"error":"something"}`, wire.Error{
+			Code: wire.CodeBusy, Retryable: true, Message: "not an answer of Canopy: http status 502"}},
+		// Of a room that the service does not know it says so itself: this is about the URL, not about the token.
+		{http.StatusNotFound, "404 page not found", wire.Error{
+			Code: wire.CodeBadRequest, Message: "not an answer of Canopy: http status 404"}},
 	} {
 		w := httptest.NewRecorder()
-		w.WriteHeader(http.StatusBadGateway)
-		_, _ = w.WriteString(body)
-		if got := wire.ReadError(w.Result()); !reflect.DeepEqual(*got, want) {
-			t.Errorf("%s: %+v", body, got)
+		w.WriteHeader(test.status)
+		_, _ = w.WriteString(test.body)
+		if got := wire.ReadError(w.Result()); !reflect.DeepEqual(*got, test.want) {
+			t.Errorf("%s: %+v", test.body, got)
 		}
 	}
 }
