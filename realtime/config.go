@@ -176,6 +176,9 @@ type Limits struct {
 	// socket that pushes more is read more slowly, a request answered later. It must allow MaxOps
 	// in ten seconds. Defaults to 20,000, which is more than a room can take.
 	OpsPerSecond int
+	// MessagesPerSecond is the same for frames that are no pushes: presence, pulls, pings, what is malformed. A ping
+	// counts once more for every 100 sockets that its answer lists. Defaults to 500.
+	MessagesPerSecond int
 	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.
 	Wave int
 	// Readers is the number of catch-up reads of the log at a time, over all rooms, and that of reads for
@@ -282,6 +285,7 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.SocketsPerAddress, 1000)
 	setDefault(&l.SocketsPerUser, 200)
 	setDefault(&l.OpsPerSecond, 20_000)
+	setDefault(&l.MessagesPerSecond, 500)
 	setDefault(&l.Wave, 200)
 	setDefault(&l.Readers, 8)
 }
@@ -338,7 +342,7 @@ func (cfg Config) check() error {
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
 		l.TransportPresence, l.RosterBytes,
-		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.Wave) < 0 {
+		l.Sockets, l.SocketsPerAddress, l.SocketsPerUser, l.OpsPerSecond, l.MessagesPerSecond, l.Wave) < 0 {
 		return errors.New("realtime: negative limit")
 	}
 	t := cfg.Timing

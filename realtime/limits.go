@@ -181,14 +181,17 @@ func (a *allowance) spend(n int) {
 	a.left -= float64(n)
 }
 
-// slowDown holds the reader back while the connection has pushed more than it may. The pushes are taken
-// as they come and the peer has to wait with the next, so nothing is refused, lost or out of order.
+// slowDown holds the reader back while the connection has pushed more, or said more else, than it may. What comes is
+// taken as it comes and the peer has to wait with the next, so nothing is refused, lost or out of order.
 func (s *session) slowDown(ctx context.Context) error {
-	wait := s.allowance.overdrawn()
+	wait, limit := s.allowance.overdrawn(), "ops_per_second"
+	if longer := s.messages.overdrawn(); longer > wait {
+		wait, limit = longer, "messages_per_second"
+	}
 	if wait == 0 {
 		return nil
 	}
-	s.srv.metrics.limited.WithLabelValues("ops_per_second").Inc()
+	s.srv.metrics.limited.WithLabelValues(limit).Inc()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for s.closeFrame() == nil {

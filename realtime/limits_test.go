@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/canopysync/canopy/moveop"
 	"github.com/canopysync/canopy/realtime"
 	"github.com/canopysync/canopy/realtime/wire"
@@ -149,6 +151,75 @@ func TestOpsPerSecond(t *testing.T) {
 			t.Errorf("the other waited for %v", d)
 		}
 		a.readTo(1550)
+	})
+}
+
+// The same goes for whatever else a socket sends, control frames too; pushes count by their ops.
+func TestMessagesPerSecond(t *testing.T) {
+	t.Parallel()
+	pong := func(p *peer) {
+		if err := p.conn.WriteControl(websocket.PongMessage, nil, time.Now().Add(time.Minute)); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, send := range map[string]func(p *peer){
+		"presence":  func(p *peer) { p.send(wire.Presence{State: json.RawMessage(`1`)}) },
+		"pull":      func(p *peer) { p.send(wire.Pull{After: 100}) },
+		"auth":      func(p *peer) { p.send(wire.Auth{Token: "x"}) },
+		"malformed": func(p *peer) { p.raw([]byte("{")) },
+		"pong":      pong,
+		"bad push":  func(p *peer) { p.send(wire.Push{ID: "x"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := setupPipe(t, func(cfg *realtime.Config) { cfg.Limits.MessagesPerSecond = 10 })
+				a, b := s.join("plan", 0xa), s.join("plan", 0xb)
+				begin := time.Now()
+				for range 100 {
+					a.push(1)
+				}
+				if d := time.Since(begin); d != 0 {
+					t.Errorf("100 pushes took %v", d)
+				}
+				for range 40 {
+					send(a)
+				}
+				a.send(wire.Ping{})
+				for pinged := false; !pinged; { // behind what the others are answered
+					_, pinged = a.next().(wire.ServerStatus)
+				}
+				if d := time.Since(begin); d < 3*time.Second || d > 4*time.Second {
+					t.Errorf("40 messages within %v", d)
+				}
+				begin = time.Now()
+				b.send(wire.Ping{})
+				expect[wire.ServerStatus](b)
+				if d := time.Since(begin); d != 0 {
+					t.Errorf("the other waited for %v", d)
+				}
+			})
+		})
+	}
+}
+
+// What the answer to a ping lists counts, too.
+func TestPingsInACrowd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := setupPipe(t, func(cfg *realtime.Config) { cfg.Limits.MessagesPerSecond = 10 })
+		a := s.join("plan", 0xa)
+		for i := range moveop.ReplicaID(199) {
+			s.join("plan", 0x1000+i)
+		}
+		begin := time.Now()
+		for range 10 {
+			a.send(wire.Ping{})
+			expect[wire.ServerStatus](a)
+		}
+		if d := time.Since(begin); d < time.Second || d > 3*time.Second { // three messages' worth each
+			t.Errorf("10 pings within %v", d)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -41,8 +42,9 @@ type session struct {
 	late     *time.Timer // closes the session where hello does not come
 	access   *time.Timer // has the grant looked at again
 
-	counted   origin // for the limit of sockets; of the reader alone
-	allowance *allowance
+	counted   origin     // for the limit of sockets; of the reader alone
+	allowance *allowance // of ops
+	messages  *allowance // of frames that are no pushes, pings and pongs too
 
 	wake   chan struct{} // there may be something to write
 	room   chan struct{} // there may be room for more replies
@@ -91,20 +93,11 @@ var errClosed = errors.New("session closed")
 
 func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub, log *slog.Logger) *session {
 	s := &session{
-		srv: srv, allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), hub: h, conn: conn, codec: codec, log: log.With("remote", conn.RemoteAddr().String()),
+		srv: srv, hub: h, conn: conn, codec: codec, log: log.With("remote", conn.RemoteAddr().String()),
+		allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), messages: newAllowance(srv.cfg.Limits.MessagesPerSecond),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), probes: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(srv.cfg.Limits.MaxFrame)
-	conn.SetPongHandler(func(string) error {
-		s.hear()
-		signal(s.probes)
-		return nil
-	})
-	answerPing := conn.PingHandler()
-	conn.SetPingHandler(func(data string) error {
-		s.hear()
-		return answerPing(data)
-	})
 	// The peer's close is answered here rather than by the reader, so that both close the same way.
 	conn.SetCloseHandler(func(code int, text string) error {
 		s.close(websocket.CloseNormalClosure, "")
@@ -114,9 +107,26 @@ func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub, log
 	return s
 }
 
+// hearControls takes pings and pongs in. They reach the reader between frames and within one.
+func (s *session) hearControls(ctx context.Context) {
+	s.conn.SetPongHandler(func(string) error {
+		s.hear()
+		signal(s.probes)
+		s.messages.spend(1)
+		return s.slowDown(ctx)
+	})
+	answerPing := s.conn.PingHandler()
+	s.conn.SetPingHandler(func(data string) error {
+		s.hear()
+		s.messages.spend(1)
+		return cmp.Or(s.slowDown(ctx), answerPing(data))
+	})
+}
+
 // serve runs the session to its end.
 func (s *session) serve(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
+	s.hearControls(ctx)
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
@@ -165,6 +175,7 @@ func (s *session) read(ctx context.Context) {
 		if s.closeFrame() != nil {
 			continue
 		}
+		s.messages.spend(1)
 		if kind != frameType(s.codec) {
 			s.refuse(wire.NewError(wire.CodeBadRequest, "the frame is not of the kind of %s", s.codec.Subprotocol()))
 			continue
@@ -275,6 +286,7 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 		answer(wire.Applied{}, err)
 		return
 	}
+	s.messages.spend(-1) // its ops count instead
 	s.allowance.spend(len(push.Ops))
 	if !s.begin() {
 		answer(wire.Applied{}, wire.NewError(wire.CodeBusy, "the session is closing"))
@@ -380,11 +392,15 @@ func (s *session) presence(msg wire.Presence) {
 	}
 }
 
+// pingSockets is how many sockets the answer to a ping may list for as much as another message costs.
+const pingSockets = 100
+
 func (s *session) ping() {
 	s.hub.mu.Lock()
 	status := wire.ServerStatus{Status: wire.Ready, Head: s.hub.committed}
 	peers := wire.Connections{Clients: s.hub.clients()}
 	s.hub.mu.Unlock()
+	s.messages.spend(len(peers.Clients) / pingSockets)
 	s.reply(status)
 	s.reply(peers)
 }

@@ -30,6 +30,7 @@ type limitFlags struct {
 	MaxSocketsPerAddress int           `default:"1000" envar:"CANOPY_MAX_SOCKETS_PER_ADDRESS" placeholder:"N" help:"Maximum open sockets per IPv4 address or IPv6 /64, not counting this machine's own."`
 	MaxSocketsPerUser    int           `default:"200" envar:"CANOPY_MAX_SOCKETS_PER_USER" placeholder:"N" help:"Maximum open sockets per user."`
 	MaxOpsPerSecond      int           `default:"20000" envar:"CANOPY_MAX_OPS_PER_SECOND" placeholder:"N" help:"Maximum operations per second from one connection; a socket that pushes more is read more slowly."`
+	MaxMessagesPerSecond int           `default:"500" envar:"CANOPY_MAX_MESSAGES_PER_SECOND" placeholder:"N" help:"Maximum frames per second from one socket that are not pushes; a socket that sends more is read more slowly."`
 	TailBytes            int           `default:"4194304" envar:"CANOPY_TAIL_BYTES" placeholder:"BYTES" help:"Memory per room for its newest operations, from which sockets catch up."`
 	IdleRooms            int           `default:"1000" envar:"CANOPY_IDLE_ROOMS" placeholder:"N" help:"Maximum rooms kept in memory for a minute after their last socket, for those who come back."`
 	IdleBytes            int           `default:"67108864" envar:"CANOPY_IDLE_BYTES" placeholder:"BYTES" help:"Memory for the operations of those rooms."`
@@ -56,7 +57,8 @@ func (f limitFlags) apply(cfg *realtime.Config) error {
 			{"--max-sockets", f.MaxSockets, &l.Sockets},
 			{"--max-sockets-per-address", f.MaxSocketsPerAddress, &l.SocketsPerAddress},
 			{"--max-sockets-per-user", f.MaxSocketsPerUser, &l.SocketsPerUser},
-			{"--max-ops-per-second", f.MaxOpsPerSecond, &l.OpsPerSecond}, {"--tail-bytes", f.TailBytes, &l.TailBytes},
+			{"--max-ops-per-second", f.MaxOpsPerSecond, &l.OpsPerSecond},
+			{"--max-messages-per-second", f.MaxMessagesPerSecond, &l.MessagesPerSecond}, {"--tail-bytes", f.TailBytes, &l.TailBytes},
 			{"--idle-rooms", f.IdleRooms, &l.IdleRooms}, {"--idle-bytes", f.IdleBytes, &l.IdleBytes},
 		}...),
 		setPositive([]limit[time.Duration]{

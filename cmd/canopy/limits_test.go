@@ -64,6 +64,7 @@ func TestLimitFlags(t *testing.T) {
 		"max-sockets":             func(c *realtime.Config) any { return c.Limits.Sockets },
 		"max-sockets-per-address": func(c *realtime.Config) any { return c.Limits.SocketsPerAddress },
 		"max-sockets-per-user":    func(c *realtime.Config) any { return c.Limits.SocketsPerUser },
+		"max-messages-per-second": func(c *realtime.Config) any { return c.Limits.MessagesPerSecond },
 		"max-ops-per-second":      func(c *realtime.Config) any { return c.Limits.OpsPerSecond },
 		"tail-bytes":              func(c *realtime.Config) any { return c.Limits.TailBytes },
 		"idle-rooms":              func(c *realtime.Config) any { return c.Limits.IdleRooms },
