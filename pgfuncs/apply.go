@@ -20,16 +20,16 @@ const (
 // digests and the version vector, with the room's row lock as the only lock. The order of ops is the
 // order of their seqs; each replica's ops ascend by timestamp. When it returns, the batch is committed.
 //
-// A refused batch is a *wire.Error that names the op (conflict, too_old, out_of_order, invalid_op,
-// clock_skew with the server's time); a room that does not exist is wire.ErrUnknownRoom. Repeating a
-// batch is harmless: its ops are answered as duplicates with the seqs that they have.
+// The error is a *wire.Error that names the refused op (conflict, too_old, out_of_order, invalid_op,
+// clock_skew with the server's time), or wire.ErrUnknownRoom. Repeating a batch is harmless: its ops are
+// duplicates then, with the seqs they already have.
 func (db *DB) Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error) {
 	return apply(ctx, db.pool, room, ops)
 }
 
-// ApplyFirst makes a room with the given epoch (a UUID) and applies its first batch, as Apply does, in one
-// transaction: a batch that is refused leaves no room behind. It returns the room as it was before the batch. Where
-// that is there with another epoch, somebody was first, and nothing is applied.
+// ApplyFirst creates a room with the given epoch (a UUID) and applies its first batch, as Apply does, in one
+// transaction: a refused batch leaves no room behind. It returns the room as it was before the batch. If that
+// has another epoch, somebody else created the room first, and nothing is applied.
 func (db *DB) ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.Op) (made wire.Room, applied wire.Applied, err error) {
 	tx, err := db.pool.Begin(ctx)
 	if err != nil {

@@ -17,9 +17,8 @@ const counted = 100_000
 // spanCounted is the least digits of a span that is added up from the log itself.
 const spanCounted = 8
 
-// Buckets returns the parts of a span of a room's log. The first call for a long log takes as long as
-// reading it; after that what has come since is counted in. The error is wire.ErrUnknownRoom where there is
-// no room.
+// Buckets returns the parts of a span of a room's log. The first call takes as long as reading the whole log;
+// later calls count only the operations since. The error is wire.ErrUnknownRoom if the room does not exist.
 func (db *DB) Buckets(ctx context.Context, room string, span wire.Span) (wire.Buckets, error) {
 	if len(span) == wire.MaxSpan {
 		return wire.Buckets{}, wire.NewError(wire.CodeBadRequest, "a span of %d digits has no parts", wire.MaxSpan)
@@ -75,8 +74,8 @@ func (db *DB) countBuckets(ctx context.Context, room string) (seq int64, err err
 	}
 }
 
-// OpsBetween returns at most limit operations of a room with after < ts ≤ last, in timestamp order,
-// corrections with their cause.
+// OpsBetween returns at most limit operations of a room with after < ts ≤ last, in timestamp order.
+// Corrections have their cause.
 func (db *DB) OpsBetween(ctx context.Context, room string, after, last moveop.Timestamp, limit int) ([]moveop.Op, error) {
 	rows, _ := db.pool.Query(ctx, `
 		select seq, ts, kind, node, parent, order_key, key, value::text, known, cause

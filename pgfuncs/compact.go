@@ -16,20 +16,20 @@ import (
 // a level and move.
 const compactPage = 250
 
-// Compacted says what compacting a room came to, so far or in the end.
+// Compacted is the result of compacting a room, so far or in the end.
 type Compacted struct {
-	// Horizon is the room's: operations at or before it are refused. It stays behind the one that was
-	// asked for where the room has nothing so old to fold, or where a move that a later correction may
-	// yet turn down holds it up.
+	// Horizon is the room's horizon: the server refuses operations at or before it. It stays behind the
+	// requested horizon if the room has nothing that old to fold, or if a move prevents it that a later
+	// correction may still make ineffective.
 	Horizon moveop.Timestamp
-	// Folded is how many operations were taken out of the log.
+	// Folded is the number of operations removed from the log.
 	Folded int64
 }
 
-// Compact moves a room's horizon as far as to horizon, and takes out of its log what no operation behind
-// it can need, in many small transactions. It may be stopped at any time and begun again. Progress, if
-// not nil, hears after each of them what was done so far. The error is wire.ErrUnknownRoom where the room
-// does not exist.
+// Compact advances a room's horizon, at most to horizon, and removes from its log the operations that no
+// later operation can need, in many small transactions. It may be interrupted at any time and started again.
+// It calls progress, if not nil, after each transaction. The error is wire.ErrUnknownRoom if the room does
+// not exist.
 func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp, progress func(Compacted)) (Compacted, error) {
 	var c Compacted
 	var next moveop.Timestamp
@@ -52,13 +52,13 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 // compactLock is the advisory lock of the process that compacts all rooms.
 const compactLock int64 = 0x63616e6f_636d7074 // "canocmpt"
 
-// CompactAll compacts all rooms with operations older than age, one after the other, and purges what was
-// deleted longer ago than trash, if that is not 0; unless another process is at it: ran is false then. Each
-// hears how many operations and nodes went from each room. The error is the database's; a room that fails
-// does not keep the others from being compacted.
+// CompactAll compacts all rooms that have operations older than age, one after the other, and purges nodes
+// deleted longer ago than trash, unless trash is 0. Only one process on a database does so at a time; in
+// others ran is false. CompactAll calls each with the number of operations and nodes removed from each room,
+// or the room's error; a room that fails does not stop the others. The error is the database's.
 func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each func(room string, folded, purged int64, err error)) (ran bool, err error) {
 	if db.pool.Config().MaxConns < 2 { // it would wait for itself
-		return false, errors.New("compacting all rooms takes two connections: raise pool_max_conns in the database URL")
+		return false, errors.New("compacting all rooms needs two connections: raise pool_max_conns in the database URL")
 	}
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
@@ -117,8 +117,8 @@ func (db *DB) CompactableRooms(ctx context.Context, horizon moveop.Timestamp) ([
 	return rooms, nil
 }
 
-// Foldable returns how many operations of a room's log Compact would look at: at most so many it takes
-// out. O(them).
+// Foldable returns how many operations of a room's log Compact would examine, which is an upper bound on how
+// many it removes. Cost: O(that number).
 func (db *DB) Foldable(ctx context.Context, room string, horizon moveop.Timestamp) (n int64, err error) {
 	if _, err := db.Room(ctx, room); err != nil {
 		return 0, err
@@ -135,8 +135,8 @@ func (db *DB) Foldable(ctx context.Context, room string, horizon moveop.Timestam
 	return n, nil
 }
 
-// Horizon returns the timestamp that everything stamped longer ago than age, by the database's clock, is
-// before.
+// Horizon returns the timestamp of the moment age ago, by the database's clock. Everything stamped earlier is
+// before it.
 func (db *DB) Horizon(ctx context.Context, age time.Duration) (moveop.Timestamp, error) {
 	var now time.Time
 	if err := db.pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&now); err != nil {
@@ -149,11 +149,12 @@ func (db *DB) Horizon(ctx context.Context, age time.Duration) (moveop.Timestamp,
 // nodes stays.
 const purgePage = 10_000
 
-// Purge removes subtrees for good that were deleted at or before a timestamp, and are settled: what is in
-// them is from before the room's horizon, so a room has to be compacted before. Operations that name one
-// of their nodes are refused from then on (invalid_op). It works in transactions of some tenths of a second, may be
-// stopped at any time and begun again. Progress, if not nil, hears after each of them how many nodes are
-// gone. The error is wire.ErrUnknownRoom where the room does not exist.
+// Purge permanently removes subtrees that were deleted at or before a timestamp and are settled: everything
+// in them is older than the room's horizon, so compact the room first. From then on the server refuses
+// operations that name one of their nodes (invalid_op). Purge works in transactions of some tenths of a
+// second, and may be interrupted at any time and started again. It calls progress, if not nil, after each
+// transaction with the number of nodes removed so far. The error is wire.ErrUnknownRoom if the room does not
+// exist.
 func (db *DB) Purge(ctx context.Context, room string, before moveop.Timestamp, progress func(purged int64)) (purged int64, err error) {
 	var key pgtype.Text
 	var node pgtype.UUID

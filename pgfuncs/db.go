@@ -1,11 +1,11 @@
-// Package pgfuncs is the typed Go face of Canopy's stored functions: one method per function, a
+// Package pgfuncs is the typed Go interface to Canopy's stored functions: one method per function, a
 // migrator, and one mapping from SQLSTATEs to Go errors. The logic is in the functions (package sql);
 // nothing here decides anything about the tree.
 //
-// A DB is safe for concurrent use. Refused batches come back as *wire.Error, an unknown room as
-// wire.ErrUnknownRoom; any other error is the database's own, which wraps wire.ErrUnavailable where
-// SafeToRetry says that it is worth another try. Every call is one transaction, so an error means that nothing was changed,
-// except where the connection broke around COMMIT: repeating the call is harmless.
+// A DB is safe for concurrent use. A refused batch is a *wire.Error, an unknown room wire.ErrUnknownRoom. Any
+// other error is the database's own; it wraps wire.ErrUnavailable if SafeToRetry says that trying again may
+// help. Unless documented otherwise, a call is one transaction: an error means that nothing was changed,
+// unless the connection broke around COMMIT. Repeating the call is harmless then.
 package pgfuncs
 
 import (
@@ -30,21 +30,21 @@ const minConns = 20
 // connectTimeout is for an address where something listens and does not answer, where the URL does not say.
 const connectTimeout = 10 * time.Second
 
-// maxMessage is the most bytes that are taken from the database at once, such as a row. All but the properties of
-// one node, of which there may be any number, take far less.
+// maxMessage is the maximum size in bytes of one message from the database, such as a row. Everything but the
+// properties of one node, whose number is not bounded, is far smaller.
 const maxMessage = 64 << 20
 
-// Option changes what Open makes.
+// Option configures Open.
 type Option func(*pgxpool.Config)
 
-// WithTracer has a tracer told of everything that goes to the database.
+// WithTracer reports every database call to a tracer.
 func WithTracer(tracer pgx.QueryTracer) Option {
 	return func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer }
 }
 
-// Open makes a pool for a database URL or DSN (with pgx's pool_… parameters; pool_max_conns defaults to
-// the number of cores, but no less than 20, connect_timeout to 10 s). It does not wait for the database: the first
-// call connects. Close the DB to release its connections.
+// Open creates a connection pool for a database URL or DSN, with pgx's pool_… parameters. pool_max_conns
+// defaults to the number of cores but at least 20, connect_timeout to 10 s. Open does not connect; the first
+// call does. Close the DB to release its connections.
 func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {

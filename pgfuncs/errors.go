@@ -15,16 +15,17 @@ import (
 )
 
 var (
-	// ErrNotMigrated is reported where the schema or the functions are missing or not this version's.
+	// ErrNotMigrated is reported if the schema or the functions are missing or not of this version.
 	ErrNotMigrated = errors.New("the database is not migrated to this version: run canopy migrate up")
-	// ErrNewerSchema is reported where the database was migrated by a newer version, which this one
-	// must not touch.
-	ErrNewerSchema = errors.New("the database schema is newer than this version of canopy")
-	// ErrNotGranted is reported where the database role of this connection lacks a right.
-	ErrNotGranted = errors.New("the database role may not do this: canopy migrate grant gives a service's role its rights, all else takes the role that owns the schema")
-	// ErrUnknownRole is reported where the database has no such role.
+	// ErrNewerSchema is reported if a newer version has migrated the database. This version must not
+	// touch it.
+	ErrNewerSchema = errors.New("the database schema is newer than this version of canopy: update canopy")
+	// ErrNotGranted is reported if the database role of this connection lacks a right.
+	ErrNotGranted = errors.New("the database role may not do this: give a service's role its rights with canopy migrate grant; for everything else use the role that owns the schema")
+	// ErrUnknownRole is reported if the database has no such role.
 	ErrUnknownRole = errors.New("the database has no such role")
-	// ErrDamaged is reported where the recorded parents form a cycle, which only a damaged database has.
+	// ErrDamaged is reported if the recorded parents form a cycle, which happens only in a damaged
+	// database.
 	ErrDamaged = errors.New("the room's tree is damaged")
 )
 
@@ -85,8 +86,8 @@ func domainError(doing string, err error) error {
 }
 
 // SafeToRetry reports whether the same call may succeed later: the connection was lost or refused, the
-// database is starting, stopping or out of resources, or a transaction was chosen as a victim. Every
-// method may be repeated without harm.
+// database is starting, stopping or out of resources, or it aborted the transaction to resolve a conflict.
+// Every method may be repeated without harm.
 func SafeToRetry(err error) bool {
 	if errors.Is(err, wire.ErrUnavailable) {
 		return true

@@ -11,25 +11,25 @@ import (
 	"github.com/canopysync/canopy/sql"
 )
 
-// Service is something that runs on the database with a role of its own, and what that role may do.
+// Service is a program that uses the database with a role of its own. It determines the role's rights.
 type Service string
 
-// The services; what each may do is in package sql, in grants.
+// The services; package sql lists the rights of each in grants.
 const (
 	Realtime  Service = "realtime"
 	Bootstrap Service = "bootstrap"
 	Tokens    Service = "tokens" // canopy token
 )
 
-// GrantedRole is a role that has what a service needs.
+// GrantedRole is a role that has the rights of a service.
 type GrantedRole struct {
 	Role    string  `json:"role"`
 	Service Service `json:"service"`
 }
 
-// Grant gives existing roles exactly what their services need, all of them or none. The rights last over
-// migrations, which install the functions anew. A role may run several services. The error is
-// ErrUnknownRole where a role does not exist, ErrNotMigrated and ErrNewerSchema as Ready's.
+// Grant gives existing roles exactly the rights that their services need, all of the roles or none. The
+// rights survive migrations, which install the functions anew. A role may run several services. The error is
+// ErrUnknownRole if a role does not exist, or ErrNotMigrated or ErrNewerSchema as for Ready.
 func (db *DB) Grant(ctx context.Context, roles []GrantedRole) error {
 	if err := db.Ready(ctx); err != nil {
 		return fmt.Errorf("grant: %w", err)
@@ -77,8 +77,8 @@ func roleExists(ctx context.Context, tx pgx.Tx, role string) error {
 	return err
 }
 
-// Revoke takes everything in the schema from a role, whichever services it was for. The error is
-// ErrUnknownRole where the role does not exist, and nothing was given to one of that name before.
+// Revoke takes all rights in the schema from a role, whatever its services. The error is ErrUnknownRole if
+// the role does not exist and no role of that name had rights before.
 func (db *DB) Revoke(ctx context.Context, role string) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if err := lockMigrations(ctx, tx); err != nil {
@@ -112,7 +112,7 @@ func revokeRole(ctx context.Context, tx pgx.Tx, role string) error {
 	return err
 }
 
-// GrantedRoles lists the roles that were given something, those that exist.
+// GrantedRoles lists the existing roles that Grant gave rights to.
 func (db *DB) GrantedRoles(ctx context.Context) ([]GrantedRole, error) {
 	roles, err := grantedRoles(ctx, db.pool)
 	if err != nil {

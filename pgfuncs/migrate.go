@@ -14,17 +14,17 @@ import (
 // migrationLock is the key of the advisory lock by which migrators of one database take turns.
 const migrationLock int64 = 0x63616e6f7079 // "canopy"
 
-// MigrationStatus is one migration and when it was applied; AppliedAt is zero where it is pending.
+// MigrationStatus is one migration and the time it was applied; AppliedAt is zero while it is pending.
 type MigrationStatus struct {
 	Version   int       `json:"version"`
 	Name      string    `json:"name"`
 	AppliedAt time.Time `json:"applied_at,omitzero"`
 }
 
-// Migrate brings the schema and the functions to this version, in one transaction and under an
-// advisory lock, so that any number of processes may call it at once. It returns the migrations that
-// it applied; none means that the schema was up to date. It fails with ErrNewerSchema, changing
-// nothing, where a newer version was here before.
+// Migrate brings the schema and the functions to this version, in one transaction and under an advisory
+// lock, so that any number of processes may call it at once. It returns the migrations that it applied; none
+// means that the schema was up to date. If a newer version has migrated the database, it changes nothing and
+// returns ErrNewerSchema.
 func (db *DB) Migrate(ctx context.Context) ([]MigrationStatus, error) {
 	var applied []MigrationStatus
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) (err error) {
@@ -54,8 +54,8 @@ func (db *DB) Migrations(ctx context.Context) ([]MigrationStatus, error) {
 	return status, nil
 }
 
-// Ready checks that the database answers and that its schema and functions are exactly this version's.
-// The error is ErrNotMigrated or ErrNewerSchema where they are not.
+// Ready checks that the database answers and that its schema and functions are exactly this version's. If
+// they are not, the error is ErrNotMigrated or ErrNewerSchema.
 func (db *DB) Ready(ctx context.Context) error {
 	steps, err := sql.Migrations()
 	if err != nil {

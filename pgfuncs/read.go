@@ -13,9 +13,9 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// OpsAfter returns at most limit operations with seq > after, contiguous from after+1, corrections with
-// their cause. Fewer than limit means that the head was reached. The error is a *wire.Error (compacted)
-// where after is below the room's min_seq.
+// OpsAfter returns at most limit operations with seq > after, contiguous from after+1. Corrections have
+// their cause. Fewer than limit operations mean that the head was reached. The error is a *wire.Error
+// (compacted) if after is below the room's min_seq.
 func (db *DB) OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error) {
 	rows, _ := db.pool.Query(ctx, `
 		select seq, ts, kind, node, parent, order_key, key, value::text, known, cause
@@ -42,10 +42,10 @@ func scanOp(row pgx.CollectableRow) (moveop.Op, error) {
 	return op, err
 }
 
-// Children returns a page of a node's children in sibling order, from behind the cursor after (empty:
-// from the first). Their own children are counted up to most of them (0: all), which is what a page next
-// to a very wide node costs. The error is a *wire.Error (bad_request) for a cursor that is not one of Children's,
-// and wire.ErrUnknownRoom. A node without children, or nobody has heard of, gives an empty page.
+// Children returns a page of a node's children in sibling order, starting after the cursor after (empty: at
+// the first). It counts each one's own children up to most (0: all), which bounds the cost of a page that
+// has very wide nodes. The error is a *wire.Error (bad_request) for a cursor that Children did not make, or
+// wire.ErrUnknownRoom. A node without children, or an unknown one, gives an empty page.
 func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit, most int) (wire.Page, error) {
 	var afterKey pgtype.Text
 	var afterNode pgtype.UUID
@@ -72,9 +72,9 @@ func (db *DB) Children(ctx context.Context, room string, parent moveop.NodeID, a
 	})
 }
 
-// Subtree returns a page of everything below a node, itself not included, breadth first and at most
-// depth levels down (0: all), from behind the cursor after. A page costs as much as the nodes down to
-// its last level: to read a large room whole, take a snapshot. Errors are those of Children.
+// Subtree returns a page of the nodes below a node, breadth first and at most depth levels down (0: all),
+// starting after the cursor after. A page costs as much as all nodes down to its last level: to read all of
+// a large room, take a snapshot. Errors are those of Children.
 func (db *DB) Subtree(ctx context.Context, room string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error) {
 	from, err := parsePosition(after)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 const roomColumns = `name, epoch::text, head, min_seq, ops, log_digest, state_digest`
 
-// CreateRoom makes a room with the given epoch (a UUID), or finds it made: the answer is the room as
-// it is, with the epoch of whoever came first.
+// CreateRoom creates a room with the given epoch (a UUID) unless it exists. It returns the room as it is
+// now, with the epoch of whoever created it.
 func (db *DB) CreateRoom(ctx context.Context, room, epoch string) (wire.Room, error) {
 	return createRoom(ctx, db.pool, room, epoch)
 }
@@ -27,8 +27,8 @@ func createRoom(ctx context.Context, q querier, room, epoch string) (wire.Room, 
 	return collectRoom("create room", rows)
 }
 
-// CreateRoomWith is CreateRoom and SetRestoreOn in one transaction, so that a new room's first batch comes
-// under the policy. A room that is there keeps its epoch.
+// CreateRoomWith is CreateRoom and SetRestoreOn in one transaction, so that the policy applies to a new
+// room's first batch. An existing room keeps its epoch.
 func (db *DB) CreateRoomWith(ctx context.Context, room, epoch, policy string) (wire.Room, error) {
 	if err := wire.ValidRoom(room); err != nil {
 		return wire.Room{}, err
@@ -41,13 +41,13 @@ func (db *DB) CreateRoomWith(ctx context.Context, room, epoch, policy string) (w
 }
 
 // Room returns a room's identity, position and digest, all at the same moment. The error is
-// wire.ErrUnknownRoom where there is none.
+// wire.ErrUnknownRoom if the room does not exist.
 func (db *DB) Room(ctx context.Context, room string) (wire.Room, error) {
 	rows, _ := db.pool.Query(ctx, `select `+roomColumns+` from canopy.rooms where name = $1`, room)
 	return collectRoom("read room", rows)
 }
 
-// ListedRoom is a room with its policy, which services and clients have no use for.
+// ListedRoom is a room with its restore policy, which services and clients do not need.
 type ListedRoom struct {
 	wire.Room
 	RestoreOn string `json:"restore_on"`
@@ -86,8 +86,8 @@ func scanRoom(row pgx.CollectableRow, behind ...any) (wire.Room, error) {
 	return r, err
 }
 
-// Stats returns a room's exact counts, all at the same moment; Connections is left 0. It walks the
-// whole room: O(nodes).
+// Stats returns a room's exact counts, all at the same moment, except Connections, which stays 0. It walks
+// the whole room: O(nodes).
 func (db *DB) Stats(ctx context.Context, room string) (wire.Stats, error) {
 	var s wire.Stats
 	var log, state int64
@@ -107,8 +107,8 @@ func (db *DB) Stats(ctx context.Context, room string) (wire.Stats, error) {
 	return s, nil
 }
 
-// LastTimestamp returns the newest timestamp that a room holds from a replica (its entry in the
-// version vector), zero where it holds none or does not exist.
+// LastTimestamp returns the newest timestamp that a room has from a replica (its entry in the version
+// vector), zero if it has none or does not exist.
 func (db *DB) LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error) {
 	var last pgtype.UUID
 	err := db.pool.QueryRow(ctx, `
@@ -125,9 +125,9 @@ func (db *DB) LastTimestamp(ctx context.Context, room string, replica moveop.Rep
 	return last.Bytes, nil
 }
 
-// NewEpoch says that a room's history is not the one that its clients know, as after a restore: they take
-// a snapshot, and push again what they find missing of their own. It returns the epoch from now on. The
-// error is wire.ErrUnknownRoom where there is no room.
+// NewEpoch gives a room a new epoch and returns it. Call it when the room's history is no longer the one that
+// its clients know, as after a restore from a backup: they load a snapshot, and push again those of their own
+// operations that are missing. The error is wire.ErrUnknownRoom if the room does not exist.
 func (db *DB) NewEpoch(ctx context.Context, room string) (epoch string, err error) {
 	if err := db.pool.QueryRow(ctx, `select canopy.new_epoch($1)::text`, room).Scan(&epoch); err != nil {
 		return "", domainError("change epoch", err)
@@ -135,9 +135,9 @@ func (db *DB) NewEpoch(ctx context.Context, room string) (epoch string, err erro
 	return epoch, nil
 }
 
-// SetRestoreOn chooses what makes up for a delete whose author did not know of it: "move+set" (the
-// default), "move" or "never". It holds for the batches that are applied after it. The error is
-// wire.ErrUnknownRoom where there is no room.
+// SetRestoreOn sets a room's restore policy, the concurrent changes for which the server corrects a delete:
+// "move+set" (the default), "move" or "never". It applies to later batches. The error is wire.ErrUnknownRoom
+// if the room does not exist.
 func (db *DB) SetRestoreOn(ctx context.Context, room, policy string) error {
 	if _, err := db.pool.Exec(ctx, `select canopy.set_restore_on($1, $2)`, room, policy); err != nil {
 		return domainError("set restore policy", err)

@@ -34,8 +34,8 @@ var snapshotCopies = map[int]string{
 }
 
 // Snapshot calls f with one consistent view of a room: header, sections and cursor all come from one
-// repeatable-read transaction, which ends when f returns. The error is wire.ErrUnknownRoom where the
-// room does not exist, and otherwise f's own or the database's.
+// repeatable-read transaction, which ends when f returns. The error is wire.ErrUnknownRoom if the room does
+// not exist, otherwise that of f or the database.
 func (db *DB) Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// IssuedToken is what is known of a token that was issued here: never the token itself.
+// IssuedToken is the record of a token that was issued here, never the token itself.
 type IssuedToken struct {
 	ID      string          // the claim jti
 	Subject string          // the claim sub
@@ -22,21 +22,21 @@ type IssuedToken struct {
 type Revocation struct {
 	Version int64
 	ID      string
-	Expires time.Time // zero where it is not known
+	Expires time.Time // zero if unknown
 }
 
-// IssueToken notes a token that is about to be handed out. Its ID must be new.
+// IssueToken records a token before it is handed out. Its ID must be new.
 func (db *DB) IssueToken(ctx context.Context, token IssuedToken) error {
 	_, err := db.pool.Exec(ctx, `select canopy.issue_token($1, $2, $3, $4, $5)`,
 		token.ID, token.Subject, token.Rooms, token.Issued, token.Expires)
 	if err != nil {
-		return domainError("note issued token", err)
+		return domainError("record issued token", err)
 	}
 	return nil
 }
 
-// RevokeToken revokes a token, once, and returns when that was; ok is false for one that was not issued
-// here, unless foreign says that it need not be.
+// RevokeToken revokes a token and returns the time of its first revocation; ok is false if the token was not
+// issued here and foreign is not set.
 func (db *DB) RevokeToken(ctx context.Context, id string, foreign bool) (at time.Time, ok bool, err error) {
 	var revoked *time.Time
 	if err := db.pool.QueryRow(ctx, `select canopy.revoke_token($1, $2)`, id, foreign).Scan(&revoked); err != nil {
@@ -48,8 +48,8 @@ func (db *DB) RevokeToken(ctx context.Context, id string, foreign bool) (at time
 	return *revoked, true, nil
 }
 
-// IssuedTokens lists the tokens that were issued here, the newest first: all that are still known, or
-// those that have not expired.
+// IssuedTokens lists the tokens issued here, newest first: all that are still recorded, or only those that
+// have not expired.
 func (db *DB) IssuedTokens(ctx context.Context, all bool) ([]IssuedToken, error) {
 	rows, _ := db.pool.Query(ctx, `
 		select i.token_id, i.subject, i.rooms, i.issued_at, i.expires_at, r.revoked_at
@@ -77,9 +77,9 @@ func orZero(t *time.Time) time.Time {
 	return *t
 }
 
-// RevocationsAfter returns at most limit revocations with a greater version than after, in that order,
-// and the greatest version given, all at the same moment. A head below after is an older history: the
-// database was restored from a backup.
+// RevocationsAfter returns at most limit revocations with a version greater than after, in order of version,
+// and as head the greatest version ever given, all at the same moment. A head below after means an
+// older history: the database was restored from a backup.
 func (db *DB) RevocationsAfter(ctx context.Context, after int64, limit int) (list []Revocation, head int64, err error) {
 	rows, _ := db.pool.Query(ctx, `
 		select h.version, r.version, r.token_id, r.expires_at

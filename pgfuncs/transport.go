@@ -23,27 +23,27 @@ const roomChannel = "canopy_rooms"
 // not wait for the disk either, and holds the lock of the whole server that a NOTIFY takes for a moment only.
 const notifySQL = `select pg_notify('` + roomChannel + `', payload) from unnest($1::text[]) as payload`
 
-// TransportConfig is what DB.Transport needs; zero fields get their default.
+// TransportConfig configures DB.Transport; zero fields take their default.
 type TransportConfig struct {
-	// Logger is told when the connection that listens is lost and found. Defaults to none.
+	// Logger receives a message when the listening connection is lost and found. Defaults to none.
 	Logger *slog.Logger
-	// Heartbeat is how often Transport notifies itself, which is how it knows that it hears. A
-	// connection over which nothing came for three times that is given up. Defaults to 5 s.
+	// Heartbeat is how often Transport notifies itself to check that notifications arrive. It gives up a
+	// connection that was silent for three heartbeats. Defaults to 5 s.
 	Heartbeat time.Duration
-	// RetryMin and RetryMax bound the delay, which doubles, before the next attempt to connect.
+	// RetryMin and RetryMax bound the backoff between attempts to connect, which doubles each time.
 	// Default to 100 ms and 10 s.
 	RetryMin, RetryMax time.Duration
 }
 
-// Transport carries messages between the processes of one database, over LISTEN and NOTIFY. It
-// satisfies realtime's interface of that name. Everybody hears everything: there is one channel.
+// Transport carries messages between the processes on one database, over LISTEN and NOTIFY. It implements
+// realtime.Transport. There is one channel: every process hears everything.
 //
-// A NOTIFY takes a lock of the whole server at commit, so nothing is ever sent in a transaction that
-// applies a batch: Send has transactions of its own, on connections of the pool. LISTEN has a
-// connection of its own. What is sent while that is lost is not heard.
+// NOTIFY takes a lock on the whole database server at commit, so Transport never sends in a transaction that
+// applies a batch: Send uses transactions of its own, on connections of the pool. LISTEN has a connection of
+// its own. Messages sent while that is lost are not heard.
 //
-// Behind a pooler that shares connections between transactions LISTEN hears nothing. Then the
-// heartbeat does not come through, and Listen says that it is not live.
+// Behind a pooler that shares connections between transactions, LISTEN hears nothing. Then the heartbeat does
+// not arrive, and Listen reports that it is not live.
 type Transport struct {
 	db   *DB
 	cfg  TransportConfig
@@ -54,7 +54,7 @@ type Transport struct {
 	parcels uint64     // sent so far
 }
 
-// Transport returns a transport between processes; it does nothing until it is used.
+// Transport returns a transport between processes. It does nothing until it is used.
 func (db *DB) Transport(cfg TransportConfig) *Transport {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -71,7 +71,7 @@ func setDefault(field *time.Duration, value time.Duration) {
 	}
 }
 
-// Send notifies everybody of what is said in some rooms, in one transaction.
+// Send sends a batch of messages by room to all processes, in one transaction.
 func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
 	t.mu.Lock()
 	t.parcels++
@@ -89,9 +89,9 @@ func (t *Transport) notify(ctx context.Context, payloads ...string) error {
 	return nil
 }
 
-// Listen calls hear for what anybody sent, this process too, until ctx is done. It calls live with true
-// when messages begin to come through, of which those from before may have been lost, and with false
-// when they cease to. Neither may block; they are called from one goroutine.
+// Listen calls hear for each message of any process, including this one, until ctx is done. It calls live
+// with true when messages begin to arrive (earlier ones may have been lost), and with false when they stop
+// arriving. Neither function may block; both are called from one goroutine.
 func (t *Transport) Listen(ctx context.Context, hear func(room string, data []byte), live func(bool)) {
 	var heart sync.WaitGroup
 	heart.Go(func() { t.keepBeating(ctx) })
@@ -119,10 +119,10 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 	}
 }
 
-// Follow does nothing: everybody hears everything.
+// Follow does nothing: every process hears everything.
 func (t *Transport) Follow(string) (unfollow func()) { return func() {} }
 
-// CarriesOps reports false: whoever may connect to the database may notify.
+// CarriesOps returns false: whoever may connect to the database may send notifications.
 func (t *Transport) CarriesOps() bool { return false }
 
 // keepBeating notifies ourselves, now and then and when asked to. Where that fails the silence tells.
@@ -141,7 +141,7 @@ func (t *Transport) keepBeating(ctx context.Context) {
 }
 
 // errSilent ends a connection over which our own heartbeats do not come.
-var errSilent = errors.New("no notification came for three heartbeats")
+var errSilent = errors.New("no notification arrived for three heartbeats")
 
 // listenOnce listens over one connection until it fails. It calls alive once, when it has heard our
 // own heartbeat: then the whole way works.

@@ -8,8 +8,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Sections returns the sections of version 1 with estimated numbers of rows, ready for a Header.
-// Their columns are the ones to COPY, in that order.
+// Sections returns the sections of version 1, with the given estimates of their rows, for a Header. COPY
+// their columns in the order given.
 func Sections(nodes, values, ops int64) []Section {
 	return []Section{
 		{Tag: TagNodes, Table: "nodes", Rows: nodes, Columns: []Column{
@@ -28,7 +28,7 @@ func Sections(nodes, values, ops int64) []Section {
 	}
 }
 
-// Whole is the digest of a snapshot whose sections add up to rows.
+// Whole returns the digest of a snapshot whose sections add up to rows: rows and Folded together.
 func (h Header) Whole(rows moveop.Digest) moveop.Digest {
 	rows.Ops += h.Folded.Ops
 	rows.Log ^= h.Folded.Log

@@ -18,7 +18,7 @@ import (
 //	for {
 //		rows, err := r.Next()
 //		if err == io.EOF {
-//			break // whole and verified: only now may what was read be trusted
+//			break // complete and verified: only now trust the rows
 //		}
 //		…
 //		switch rows.Section().Tag {
@@ -30,8 +30,8 @@ import (
 //		if err := rows.Err(); err != nil { … }
 //	}
 //
-// Rows that the caller leaves unread, whole sections too, are read, checked and dropped by the next
-// call of Next, which also reports any error that they met.
+// Next also reads, checks and drops the rows that the caller has left unread, even whole sections, and
+// reports any error in them.
 type Reader struct {
 	src     *source
 	header  Header
@@ -43,8 +43,8 @@ type Reader struct {
 	err     error // what Next ended with
 }
 
-// NewReader reads the magic and the header from src. It reads ahead: what follows a snapshot in src
-// is lost, and refused.
+// NewReader reads the magic and the header from src. It reads ahead, so data after the snapshot is lost;
+// Next refuses such a stream.
 func NewReader(src io.Reader) (*Reader, error) {
 	r := &Reader{src: newSource(src), counts: map[string]int64{}}
 	if err := r.src.magic(); err != nil {
@@ -66,13 +66,13 @@ func (r *Reader) Header() Header { return r.header }
 // Trailer returns the trailer once Next has returned io.EOF, and the zero value before.
 func (r *Reader) Trailer() Trailer { return r.trailer }
 
-// Offset is the number of bytes of the snapshot that were taken in so far.
+// Offset returns the number of bytes of the snapshot consumed so far.
 func (r *Reader) Offset() int64 { return r.src.offset }
 
-// Next finishes the section before and begins the next one that this version knows. The Rows are
-// valid until Next is called again. After the last section it reads the trailer, checks the sum, the
-// row counts and that the stream ends there, and returns io.EOF. Any other error means that nothing of
-// the snapshot may be used; it is returned again by every later call.
+// Next finishes the current section and begins the next one that this version knows. The Rows are valid
+// until the next call of Next. After the last section it reads the trailer, checks the checksum, the row
+// counts and that the stream ends there, and returns io.EOF. On any other error, discard the whole snapshot;
+// later calls return the same error.
 func (r *Reader) Next() (*Rows, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -178,7 +178,7 @@ func (r *Reader) finish() error {
 
 func (r *Reader) checkCounts(t Trailer) error {
 	if len(t.Rows) != len(r.counts) {
-		return fmt.Errorf("%w: the trailer counts %d sections, there were %d", ErrCorrupt, len(t.Rows), len(r.counts))
+		return fmt.Errorf("%w: the trailer counts %d sections, the stream has %d", ErrCorrupt, len(t.Rows), len(r.counts))
 	}
 	for table, n := range r.counts {
 		if want, ok := t.Rows[table]; !ok || want != n {

@@ -9,7 +9,7 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// ErrOtherSection is reported where rows of one section are read as those of another.
+// ErrOtherSection is reported by Rows.Err if rows of one section are read as those of another.
 var ErrOtherSection = errors.New("rows of another section")
 
 // NodeRow is a node's last effective move, from the section nodes. Rows ascend by Node.
@@ -33,8 +33,8 @@ type ValueRow struct {
 	Known int64
 }
 
-// OpRow is an op that no row of the other sections stands for, from the section ops: a superseded or
-// ineffective move, or an overwritten set. Rows ascend by TS.
+// OpRow is an op that the other sections do not contain, from the section ops: a superseded or ineffective
+// move, or an overwritten set. Rows ascend by TS.
 type OpRow struct {
 	Seq       int64
 	TS        moveop.Timestamp
@@ -46,10 +46,11 @@ type OpRow struct {
 	Value     []byte        // Set: compact JSON; valid until the next row
 	Known     int64
 	Cause     moveop.Timestamp // zero but for a correction
-	Effective bool             // Move; of a set it means nothing
+	Effective bool             // Move; meaningless for a set
 }
 
-// NextNode reads the next row of the section nodes into n.
+// NextNode reads the next row of the section nodes into n. It returns false at the end and on an error;
+// see Err.
 func (r *Rows) NextNode(n *NodeRow) bool {
 	if !r.typed(TagNodes) || !r.Next() || !r.notNull(0, 1, 2, 3, 4, 5) {
 		return false
@@ -59,7 +60,7 @@ func (r *Rows) NextNode(n *NodeRow) bool {
 	return true
 }
 
-// NextValue reads the next row of the section values into v.
+// NextValue reads the next row of the section values into v, as NextNode does.
 func (r *Rows) NextValue(v *ValueRow) bool {
 	if !r.typed(TagValues) || !r.Next() || !r.notNull(0, 1, 2, 3, 4, 5) {
 		return false
@@ -69,8 +70,8 @@ func (r *Rows) NextValue(v *ValueRow) bool {
 	return true
 }
 
-// NextOp reads the next row of the section ops into o. Of the columns that its kind has no use for,
-// whatever the row holds, o gets zero values.
+// NextOp reads the next row of the section ops into o, as NextNode does. The fields that o's kind does not
+// use become zero, whatever the row holds.
 func (r *Rows) NextOp(o *OpRow) bool {
 	if !r.typed(TagOps) || !r.Next() || !r.notNull(0, 1, 2, 3, 8) {
 		return false
@@ -90,7 +91,7 @@ func (r *Rows) NextOp(o *OpRow) bool {
 	return r.fail(r.corrupt("kind %d", r.Int16(2)))
 }
 
-// Op returns the move that the row stands for. It copies what it needs.
+// Op returns the row's move. It shares no memory with the row.
 func (n NodeRow) Op() moveop.Op {
 	return moveop.Op{
 		Kind: moveop.Move, TS: n.TS, Node: n.Node, Parent: n.Parent, OrderKey: string(n.OrderKey),
@@ -98,7 +99,7 @@ func (n NodeRow) Op() moveop.Op {
 	}
 }
 
-// Op returns the set that the row stands for. It copies what it needs.
+// Op returns the row's set. It shares no memory with the row.
 func (v ValueRow) Op() moveop.Op {
 	return moveop.Op{
 		Kind: moveop.Set, TS: v.TS, Node: v.Node, Key: string(v.Key), Value: json.RawMessage(slices.Clone(v.Value)),
@@ -106,7 +107,7 @@ func (v ValueRow) Op() moveop.Op {
 	}
 }
 
-// Op returns the op that the row holds. It copies what it needs.
+// Op returns the row's op. It shares no memory with the row.
 func (o OpRow) Op() moveop.Op {
 	return moveop.Op{
 		Kind: o.Kind, TS: o.TS, Node: o.Node, Parent: o.Parent, OrderKey: string(o.OrderKey),

@@ -18,10 +18,10 @@ const (
 	initialRowsBuf = 64 << 10
 )
 
-// Rows decodes the binary COPY data of one section. It checks the signature, the number of fields
-// of each row, the length of each field of a fixed-width type, and that the data ends with its
-// trailer and nothing behind it. Decoding a row allocates nothing once the buffer has grown to the
-// longest row; bytes handed out are valid until the next call of Next.
+// Rows decodes the binary COPY data of one section. It checks the signature, the number of fields of each
+// row, the length of each fixed-width field, and that nothing follows the COPY trailer. Decoding a row
+// allocates nothing once the buffer has grown to the longest row. Byte slices are valid until the next call
+// of Next.
 type Rows struct {
 	src     io.Reader
 	section Section
@@ -67,13 +67,13 @@ func width(pgType string) int {
 	return variable
 }
 
-// Section is the section that the rows are of.
+// Section returns the section of the rows.
 func (r *Rows) Section() Section { return r.section }
 
-// Count is the number of rows read so far, the current one included.
+// Count returns the number of rows read so far, including the current one.
 func (r *Rows) Count() int64 { return r.count }
 
-// Err is the error that ended the rows, nil at their regular end.
+// Err returns the error that ended the rows, nil at their regular end.
 func (r *Rows) Err() error { return r.err }
 
 // Next reads the next row. It returns false at the end and on an error; see Err.
@@ -228,8 +228,8 @@ func (r *Rows) uint32() uint32 {
 // IsNull reports whether column i of the current row is null.
 func (r *Rows) IsNull(i int) bool { return r.fields[i].length < 0 }
 
-// Bytes returns column i as it is in the data, nil for null. It is valid until the next row, and must
-// not be changed.
+// Bytes returns the raw data of column i, nil for null. It is valid until the next row. The caller must not
+// change it.
 func (r *Rows) Bytes(i int) []byte {
 	f := r.fields[i]
 	if f.length < 0 {

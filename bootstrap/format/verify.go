@@ -8,7 +8,7 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Summary is what Verify found in a snapshot.
+// Summary describes a snapshot that Verify has read.
 type Summary struct {
 	Header   Header           `json:"header"`
 	Trailer  Trailer          `json:"trailer"`
@@ -16,8 +16,8 @@ type Summary struct {
 	Bytes    int64            `json:"bytes"` // of the whole stream
 }
 
-// SectionSummary is the size of one section. Bytes counts its part of the stream, tag and chunk
-// lengths included; of a section that this version does not know it is 0.
+// SectionSummary is the size of one section. Bytes counts its part of the stream, including tag and chunk
+// lengths; it is 0 for a section that this version does not know.
 type SectionSummary struct {
 	Tag   int    `json:"tag"`
 	Table string `json:"table"`
@@ -25,9 +25,9 @@ type SectionSummary struct {
 	Bytes int64  `json:"bytes"`
 }
 
-// Verify reads a whole snapshot, and checks it further than Reader does: rows are strictly ascending
-// by primary key, no row has a seq outside 1..Header.Seq, and what the rows hold adds up, with
-// Header.Folded, to the digest in the header. On an error the summary has what was read until then.
+// Verify reads a whole snapshot and checks more than Reader does: rows ascend strictly by primary key,
+// every seq is in 1..Header.Seq, and the rows, with Header.Folded, add up to the digest in the header. On an
+// error, the summary covers the part read until then.
 func Verify(src io.Reader) (Summary, error) {
 	r, err := NewReader(src)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // row at a time.
 const chunkBytes = 64 << 10
 
-// Writer writes one snapshot. After an error it is of no further use, and what was written has no
-// trailer, so that no reader takes it for whole.
+// Writer writes one snapshot. After an error it cannot be used further, and the output lacks the trailer, so
+// that no reader accepts it as complete.
 type Writer struct {
 	dst    io.Writer
 	sum    hash.Hash
@@ -26,7 +26,7 @@ type Writer struct {
 	chunk  []byte // 4 bytes for the length, then the bytes gathered
 }
 
-// NewWriter writes the magic and the header. The header must list all sections of the version (see
+// NewWriter writes the magic and the header. The header must list all sections of this version (see
 // Sections) and may list more, ascending by tag.
 func NewWriter(dst io.Writer, h Header) (*Writer, error) {
 	if err := h.validate(); err != nil {
@@ -54,7 +54,7 @@ func NewWriter(dst io.Writer, h Header) (*Writer, error) {
 // data to dst and returns the number of rows in it. An error of copy is returned as it is.
 func (w *Writer) Section(tag int, copy func(dst io.Writer) (rows int64, err error)) error {
 	if w.done == len(w.header.Sections) || w.header.Sections[w.done].Tag != tag {
-		return fmt.Errorf("%w: section %d is not the next of the header", ErrCorrupt, tag)
+		return fmt.Errorf("%w: section %d is not the next section in the header", ErrCorrupt, tag)
 	}
 	if err := w.emit([]byte{byte(tag)}); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (w *Writer) Finish() (Trailer, error) {
 	return t, w.emit(append(buf, text...))
 }
 
-// WriteSnapshot writes all of s to dst. On an error what was written has no trailer.
+// WriteSnapshot writes all of s to dst. On an error, the output lacks the trailer.
 func WriteSnapshot(ctx context.Context, dst io.Writer, s Snapshot) (Trailer, error) {
 	h := s.Header()
 	w, err := NewWriter(dst, h)

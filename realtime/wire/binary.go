@@ -14,9 +14,9 @@ import (
 //
 //	version 0x01 | type | body
 //
-// where the body of the three messages that carry volume is binary, and that of the others is the
-// message's JSON object without its type. Numbers are unsigned varints; ops are in the form of
-// moveop.AppendOps, up to the end of the frame.
+// where the body of the three large messages is binary, and that of the others is the message's JSON
+// object without its type. Numbers are unsigned varints; ops are in the form of moveop.AppendOps, up to
+// the end of the frame.
 //
 //	0x04 ops   from | to | ops
 //	0x05 push  length of id | id | ops
@@ -25,11 +25,12 @@ import (
 // A status is 1 applied, 2 ineffective, 3 duplicate.
 var Binary Codec = binaryCodec{}
 
-// MaxFrame is the most bytes of one frame that clients read, whatever a server takes itself (Limits.MaxFrame).
+// MaxFrame is the size in bytes of the largest frame that clients read, whatever the server's own limit
+// (Limits.MaxFrame).
 const MaxFrame = 64 << 20
 
-// MaxFrameOps is the most ops or results that the binary decoder accepts in one frame. Ops are small
-// in this form, so the size of a frame alone would not bound what decoding it takes.
+// MaxFrameOps is the maximum number of ops or results that the binary decoder accepts in one frame. Ops are
+// small in this form, so the size of a frame alone would not bound the memory to decode it.
 const MaxFrameOps = 10000
 
 const frameVersion = 1
@@ -74,7 +75,7 @@ func (binaryCodec) Encode(msg Message) ([]byte, error) {
 	switch msg := msg.(type) {
 	case Ops:
 		if msg.From < 0 || msg.To < 0 {
-			return nil, fmt.Errorf("encode ops: %d…%d is no range", msg.From, msg.To)
+			return nil, fmt.Errorf("encode ops: %d to %d is not a range", msg.From, msg.To)
 		}
 		frame = binary.AppendUvarint(frame, uint64(msg.From))
 		frame = binary.AppendUvarint(frame, uint64(msg.To))
@@ -212,7 +213,7 @@ func (r *frameReader) ack() (Message, error) {
 		ack.Results[i] = result
 	}
 	if r.err == nil && len(r.rest) > 0 {
-		r.err = errors.New("bytes behind the last result")
+		r.err = errors.New("extra bytes after the last result")
 	}
 	if r.err != nil {
 		return nil, malformed(r.err)

@@ -2,29 +2,29 @@ package wire
 
 import "net/http"
 
-// Code says why a message, a batch or a request was refused. The table in this package's README says
-// for each of them whether and when to try again; none of them ever makes a client drop its outbox.
+// Code is the reason why a message, a batch or a request was refused. The table in this package's README
+// says for each code whether and when to try again. No code ever makes a client drop its outbox.
 type Code string
 
 // The codes of the protocol.
 const (
-	CodeBadRequest       Code = "bad_request"       // malformed, unknown type, wrong room name: a bug of the sender
+	CodeBadRequest       Code = "bad_request"       // malformed, unknown type, wrong room name: a bug in the sender
 	CodeInvalidOp        Code = "invalid_op"        // an op that no replica may make; Error.Op names it
 	CodeClockSkew        Code = "clock_skew"        // a timestamp more than 60 s ahead: set the clock offset, re-stamp, push again
-	CodeConflict         Code = "conflict"          // the same timestamp with another body
-	CodeOutOfOrder       Code = "out_of_order"      // a replica's ops not in timestamp order
+	CodeConflict         Code = "conflict"          // another op with the same timestamp exists
+	CodeOutOfOrder       Code = "out_of_order"      // a replica's ops are not in timestamp order
 	CodeTooOld           Code = "too_old"           // an op from before the room's horizon: re-stamp, push again
 	CodeTooLarge         Code = "too_large"         // more ops than limits.max_ops: push smaller batches
 	CodeForbidden        Code = "forbidden"         // the token does not allow it
-	CodeForbiddenReplica Code = "forbidden_replica" // ops of another replica than the session's
-	CodeReplicaInUse     Code = "replica_in_use"    // another live socket speaks for this replica
-	CodeUnauthorized     Code = "unauthorized"      // no token, a wrong one, or an expired one
+	CodeForbiddenReplica Code = "forbidden_replica" // ops by a replica other than the session's
+	CodeReplicaInUse     Code = "replica_in_use"    // another live socket uses this replica id
+	CodeUnauthorized     Code = "unauthorized"      // the token is missing, invalid or expired
 	CodeRateLimited      Code = "rate_limited"      // too much at once: wait, push again
 	CodeBusy             Code = "busy"              // overloaded, draining or without its database: wait, push again
-	CodeInternal         Code = "internal"          // a fault of the server: wait, push again
+	CodeInternal         Code = "internal"          // a fault in the server: wait, push again
 
-	// CodeCompacted is answered over HTTP (410) where history before the cursor is gone; over a
-	// socket the same is a Resync. It is no code of an Error message or a Nack.
+	// CodeCompacted is the answer over HTTP (410) if the ops right after the cursor are no longer in the
+	// log; a socket gets a Resync instead, never an Error or a Nack with this code.
 	CodeCompacted Code = "compacted"
 )
 
@@ -37,8 +37,8 @@ func (c Code) Retryable() bool {
 	return false
 }
 
-// HTTPStatus is the status that carries the code outside the two special cases: an unknown room is
-// 404 (see UnknownRoom), and a Nack for CodeInternal is 503.
+// HTTPStatus returns the HTTP status for the code, with two exceptions: an unknown room is 404 (see
+// UnknownRoom), and a Nack with CodeInternal is 503.
 func (c Code) HTTPStatus() int {
 	switch c {
 	case CodeBadRequest:
@@ -59,14 +59,14 @@ func (c Code) HTTPStatus() int {
 	return http.StatusInternalServerError
 }
 
-// Close codes of a socket. See the README for what a client does about each.
+// Close codes of a socket. The README says how a client reacts to each.
 const (
-	CloseTooLarge     = 1009 // a frame above limits.max_frame
+	CloseTooLarge     = 1009 // a frame larger than limits.max_frame
 	CloseRestart      = 1012 // the server restarts; the reason is a RestartReason
 	CloseOverloaded   = 1013 // too slow or overloaded: reconnect and catch up
-	CloseBadRequest   = 4400 // the session cannot go on: no hello, or not one that can be understood
-	CloseUnauthorized = 4401 // no token, a wrong one, or an expired one
+	CloseBadRequest   = 4400 // the session cannot go on: no hello, or a malformed one
+	CloseUnauthorized = 4401 // the token is missing, invalid or expired
 	CloseForbidden    = 4403 // the token does not allow this room
 	CloseHelloTimeout = 4408 // no hello in time
-	CloseReplicaInUse = 4409 // another live socket speaks for this replica
+	CloseReplicaInUse = 4409 // another live socket uses this replica id
 )

@@ -15,26 +15,26 @@ import (
 )
 
 var (
-	// ErrUnknownRoom is what a store answers for a room that does not exist.
+	// ErrUnknownRoom is a store's error for a room that does not exist.
 	ErrUnknownRoom = errors.New("unknown room")
-	// ErrUnavailable is wrapped by what a store answers while it cannot be reached or takes no work,
-	// which passes.
+	// ErrUnavailable is wrapped by a store's error while the store cannot be reached or accepts no work. Try
+	// again later.
 	ErrUnavailable = errors.New("the database is not available")
-	// ErrUnknownType is what the error of Codec.Decode wraps for a message of a type that the protocol does
-	// not have, or not yet.
+	// ErrUnknownType is wrapped by the error of Codec.Decode for a message type that this version of the
+	// protocol does not have.
 	ErrUnknownType = errors.New("unknown message type")
 )
 
-// Error is a refusal with its code: the body of a Nack, the error message of a socket, and the
-// error of an HTTP answer. A store returns one for a batch that it refuses.
+// Error is a refusal with its code: the body of a Nack, the error message of a socket, and the error of an
+// HTTP response. A store returns one for a batch that it refuses.
 type Error struct {
 	Code Code `json:"code"`
-	// Op is the operation that it is about, if it is about one.
+	// Op is the refused operation; nil if the error is not about a single one.
 	Op        *moveop.Timestamp `json:"op,omitempty"`
 	Retryable bool              `json:"retryable"`
 	Message   string            `json:"message"`
-	// ServerTime is the server's Unix time in milliseconds, on every Nack. With CodeClockSkew it is
-	// what the sender sets its clock by.
+	// ServerTime is the server's Unix time in milliseconds, on every Nack. With CodeClockSkew, the sender
+	// sets its clock by it.
 	ServerTime int64 `json:"server_time,omitempty"`
 
 	cause error // what it wraps
@@ -60,7 +60,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Code, e.Message)
 }
 
-// Unwrap returns what the error was made of, if that is for the program to know.
+// Unwrap returns the cause of the error, if it has one that callers can test for.
 func (e *Error) Unwrap() error { return e.cause }
 
 // unknownType is the error for a message of a type that is none.
@@ -73,9 +73,9 @@ func unknownType(name string) *Error {
 // Type implements Message: an Error is the message "error".
 func (*Error) Type() string { return "error" }
 
-// AsError returns the Error in err's chain. ErrUnknownRoom becomes the error of UnknownRoom,
-// ErrUnavailable CodeBusy; any other error is CodeInternal. Neither has the error's text, which is the
-// server's own business.
+// AsError returns the Error in err's chain. ErrUnknownRoom becomes the error of UnknownRoom, ErrUnavailable
+// becomes CodeBusy, and any other error CodeInternal. These never include the text of err, which is not for
+// clients.
 func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
@@ -89,8 +89,8 @@ func AsError(err error) *Error {
 	return NewError(CodeInternal, "internal error")
 }
 
-// UnknownRoom is the answer (404) for a room that does not exist and for one that the token may not
-// see: the two must not be told apart, so both say forbidden.
+// UnknownRoom returns the error (HTTP 404) for a room that does not exist and for one that the token may
+// not see. Clients must not be able to tell the two apart, so both have CodeForbidden.
 func UnknownRoom() *Error {
 	return NewError(CodeForbidden, "there is no such room, or the token may not see it")
 }
@@ -104,8 +104,8 @@ type httpError struct {
 	} `json:"error"`
 }
 
-// SetRoute tells a request what Echo found: the parameters, for PathValue, and the pattern as net/http spells it, for
-// Middleware. Echo takes parameters from RawPath where there is one, with their escapes.
+// SetRoute copies what Echo's router found into a request: the parameters, for PathValue, and the pattern
+// in the syntax of net/http, for middleware. Echo takes parameters from RawPath if it is set, still escaped.
 func SetRoute(r *http.Request, path string, names, values []string) {
 	for i, name := range names {
 		value := values[i]
@@ -117,7 +117,8 @@ func SetRoute(r *http.Request, path string, names, values []string) {
 	r.Pattern = strings.Replace(path, ":room", "{room}", 1)
 }
 
-// WriteError answers an HTTP request with e. A retryable error carries Retry-After, a 401 what is wanted.
+// WriteError answers an HTTP request with e. A retryable error gets a Retry-After header, a 401 a
+// WWW-Authenticate header.
 func WriteError(w http.ResponseWriter, status int, e *Error) {
 	var body httpError
 	body.Error.Code, body.Error.Message, body.Error.Retryable = e.Code, e.Message, e.Retryable
@@ -132,8 +133,8 @@ func WriteError(w http.ResponseWriter, status int, e *Error) {
 	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell
 }
 
-// ReadError returns the Error in the body of an HTTP answer outside 2xx, nack or not. It reads at
-// most 64 KiB of it. A body that is none (a proxy's page) gives an Error by the status alone.
+// ReadError returns the Error in the body of an HTTP response outside 2xx, a nack or not. It reads at most
+// 64 KiB. If the body is something else (a proxy's page), the Error is made from the status alone.
 func ReadError(resp *http.Response) *Error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var body httpError
@@ -180,8 +181,8 @@ type restart struct {
 	RetryAfterMS int64  `json:"retry_after_ms"`
 }
 
-// RestartReason is the reason text of a CloseRestart: JSON with the delay after which to reconnect,
-// to which the client adds jitter.
+// RestartReason returns the reason text of a CloseRestart: JSON with the delay after which the client
+// reconnects; the client adds jitter.
 func RestartReason(delay time.Duration) string {
 	text, _ := json.Marshal(restart{"restart", delay.Milliseconds()}) // cannot fail: a string and a number
 	return string(text)

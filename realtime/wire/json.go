@@ -17,18 +17,18 @@ const (
 	SubprotocolJSON   = "canopy.v1.json"
 )
 
-// Codec is one form of the messages. Implementations are stateless.
+// Codec is one encoding of the messages. Implementations are stateless.
 type Codec interface {
-	// Subprotocol is the name under which the form is negotiated.
+	// Subprotocol returns the name for WebSocket negotiation.
 	Subprotocol() string
 	// Binary reports whether messages travel in binary frames rather than text frames.
 	Binary() bool
-	// Encode returns one frame. It fails only for a message that cannot be put in words, such as an op
-	// of an unknown kind.
+	// Encode returns one frame. It fails only for a message that has no encoded form, such as an op of
+	// an unknown kind.
 	Encode(msg Message) ([]byte, error)
-	// Decode reads one frame. Its error is always an *Error, CodeBadRequest or CodeInvalidOp. Where
-	// the frame is a push of which the id could be read, the message is a Push with just that id, so
-	// that the sender can be answered with a Nack; with any other error it is nil.
+	// Decode reads one frame. Its error is always an *Error, with CodeBadRequest, CodeInvalidOp or
+	// CodeTooLarge. If the frame is a push whose id could be read, the message is a Push with only that
+	// id, so that the sender gets a Nack; with any other error it is nil.
 	Decode(frame []byte) (Message, error)
 }
 
@@ -312,7 +312,7 @@ type presenceJSON struct {
 
 var null = json.RawMessage("null")
 
-// MarshalJSON writes updates where there are any, else the state.
+// MarshalJSON writes the updates if there are any, otherwise the state.
 func (p Presence) MarshalJSON() ([]byte, error) {
 	if p.Updates != nil {
 		return json.Marshal(struct {
@@ -326,7 +326,7 @@ func (p Presence) MarshalJSON() ([]byte, error) {
 	return json.Marshal(presenceJSON{State: &state})
 }
 
-// UnmarshalJSON reads either direction. A state of null is left nil.
+// UnmarshalJSON reads either direction. A state of null becomes nil.
 func (p *Presence) UnmarshalJSON(text []byte) error {
 	var j presenceJSON
 	if err := json.Unmarshal(text, &j); err != nil {

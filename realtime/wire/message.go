@@ -1,9 +1,9 @@
-// Package wire holds the messages that clients and the realtime service exchange, with their two
-// forms: JSON, which anybody can speak, and the compact binary form that the Go client negotiates.
-// It is the protocol of version 1; the README of this package has its tables.
+// Package wire defines the messages between clients and the realtime service, and their two encodings:
+// JSON, for any client, and the compact binary form that the Go client negotiates. This is version 1 of
+// the protocol; the README of this package has its tables.
 //
-// Everything here is plain data: values are safe to copy, codecs are stateless and safe for
-// concurrent use. Decoding is bounded by its input and never panics.
+// Everything here is plain data: values are safe to copy, codecs are stateless and safe for concurrent
+// use. Decoding takes memory and time in proportion to its input, and never panics.
 package wire
 
 import (
@@ -13,15 +13,15 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Message is one of the message types of this package; *Error, as the message "error", and values
-// of all the others.
+// Message is one of the message types of this package: a pointer for *Error, the message "error", and a
+// value for all others.
 type Message interface {
 	// Type is the message's name on the wire.
 	Type() string
 }
 
-// Hello is a client's first message. Its cursor is (Epoch, Seq): what it has applied. A nil Epoch
-// with Seq 0 means nothing yet.
+// Hello is a client's first message. Its cursor is (Epoch, Seq): the client has applied everything up to
+// it. A nil Epoch with Seq 0 means nothing yet.
 type Hello struct {
 	Replica moveop.ReplicaID `json:"replica"`
 	Epoch   *string          `json:"epoch"`
@@ -30,10 +30,10 @@ type Hello struct {
 	Token   string           `json:"token,omitempty"`
 }
 
-// Limits is what the server takes in one message.
+// Limits are the server's limits for one message.
 type Limits struct {
-	MaxOps   int   `json:"max_ops"`   // ops of one push
-	MaxFrame int64 `json:"max_frame"` // bytes of one frame
+	MaxOps   int   `json:"max_ops"`   // ops in one push
+	MaxFrame int64 `json:"max_frame"` // bytes in one frame
 }
 
 // Peer is a connected replica.
@@ -43,7 +43,7 @@ type Peer struct {
 	User    string           `json:"user"`
 }
 
-// UnmarshalJSON insists on a replica; a missing one would be zero, which nobody is.
+// UnmarshalJSON requires a valid replica: a missing one would be zero, which no replica is.
 func (h *Hello) UnmarshalJSON(text []byte) error {
 	type plain Hello
 	if err := json.Unmarshal(text, (*plain)(h)); err != nil {
@@ -52,7 +52,7 @@ func (h *Hello) UnmarshalJSON(text []byte) error {
 	return needReplica(h.Replica)
 }
 
-// UnmarshalJSON insists on a replica.
+// UnmarshalJSON requires a valid replica.
 func (p *Peer) UnmarshalJSON(text []byte) error {
 	type plain Peer
 	if err := json.Unmarshal(text, (*plain)(p)); err != nil {
@@ -74,15 +74,15 @@ type Welcome struct {
 	Head       int64  `json:"head"`
 	MinSeq     int64  `json:"min_seq"`
 	ServerTime int64  `json:"server_time"` // Unix milliseconds
-	// LastTS is the newest timestamp that the server holds from this replica; nil if none. A replica
-	// whose clock is behind it (a restored file) must not stamp anything before it.
+	// LastTS is the newest timestamp that the server has from this replica; nil if none. A replica whose
+	// clock is behind it (its file was restored) must not issue a timestamp before it.
 	LastTS  *moveop.Timestamp `json:"last_ts"`
 	Limits  Limits            `json:"limits"`
 	Status  string            `json:"status"`
 	Clients []Peer            `json:"clients"`
 }
 
-// Ready is the status of a server that takes pushes.
+// Ready is the status of a server that accepts pushes.
 const Ready = "ready"
 
 // The reasons of a Resync.
@@ -91,14 +91,14 @@ const (
 	ResyncCompacted = "compacted" // the ops right after the cursor are no longer in the log
 )
 
-// Resync comes in place of ops where the cursor cannot be served: bootstrap, then hello again.
+// Resync replaces Ops if the server cannot serve the cursor: load a snapshot, then say Hello again.
 type Resync struct {
 	Reason string `json:"reason"`
 	Epoch  string `json:"epoch"`
 	Head   int64  `json:"head"`
 }
 
-// Ops carries exactly the ops with seq From…To. A receiver whose cursor is not From-1 has a gap and
+// Ops carries exactly the ops with seq From to To. A receiver whose cursor is not From-1 has a gap and
 // sends Pull.
 type Ops struct {
 	From int64       `json:"from"`
@@ -106,13 +106,13 @@ type Ops struct {
 	Ops  []moveop.Op `json:"ops"`
 }
 
-// Push hands in a batch: ops of the session's replica, ascending by timestamp. The batch is applied
-// whole or not at all.
+// Push sends a batch of ops by the session's replica, ascending by timestamp. The server applies all of
+// the batch or none of it.
 type Push struct {
 	ID  string      `json:"id"`
 	Ops []moveop.Op `json:"ops"`
-	// TraceParent may name the trace that the push belongs to, as the header traceparent of W3C Trace
-	// Context does. It is not part of what is pushed, and the binary form has no place for it.
+	// TraceParent may name the trace of the push, in the form of the traceparent header of W3C Trace
+	// Context. It is not part of the batch, and the binary form does not carry it.
 	TraceParent string `json:"traceparent,omitempty"`
 }
 
@@ -123,37 +123,37 @@ type Ack struct {
 	Results []Result `json:"results"`
 }
 
-// Nack answers a Push of which nothing was applied.
+// Nack answers a Push that the server refused. It applied none of the batch.
 type Nack struct {
 	ID string `json:"id"`
 	Error
 }
 
-// Pull asks for the ops after a seq again.
+// Pull requests the ops after a seq again.
 type Pull struct {
 	After int64 `json:"after"`
 }
 
-// Head is sent when a room is idle: it makes a lost last frame visible.
+// Head is sent while a room is idle, so that a client notices a lost last frame.
 type Head struct {
 	Head   int64         `json:"head"`
 	Digest moveop.Digest `json:"digest"`
 }
 
-// Presence is ephemeral state of a replica (a cursor, a selection). A client sends State, nil or
-// null to take it back; a server sends Updates, the latest state of each replica that changed, null
-// where it is gone. A message with Updates set is the server's.
+// Presence is the ephemeral state of a replica (a cursor, a selection). A client sends State; nil or null
+// removes it. A server sends Updates: the latest state of each replica whose state changed, null if it is
+// gone. A message with Updates set comes from the server.
 type Presence struct {
 	State   json.RawMessage
 	Updates map[moveop.ReplicaID]json.RawMessage
 }
 
-// Connections lists the connected replicas, on every join and leave.
+// Connections lists the connected replicas. The server sends it when a replica joins or leaves.
 type Connections struct {
 	Clients []Peer `json:"clients"`
 }
 
-// Ping asks for ServerStatus and Connections.
+// Ping requests ServerStatus and Connections.
 type Ping struct{}
 
 // ServerStatus answers Ping; its name on the wire is "status".
@@ -162,12 +162,12 @@ type ServerStatus struct {
 	Head   int64  `json:"head"`
 }
 
-// Auth hands in a fresh token on an open socket.
+// Auth replaces the token of an open socket.
 type Auth struct {
 	Token string `json:"token"`
 }
 
-// PushRequest is the body of POST …/ops. ID is optional and comes back in the answer.
+// PushRequest is the body of POST …/ops. ID is optional; the response repeats it.
 type PushRequest struct {
 	ID      string
 	Replica moveop.ReplicaID

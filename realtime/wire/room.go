@@ -7,17 +7,17 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Limits of what one request may ask for.
+// Limits of one request.
 const (
-	DefaultLimit = 1000   // nodes or ops of one page, where the request does not say
-	MaxNodes     = 10000  // nodes of one page
-	MaxOps       = 100000 // ops of one page
+	DefaultLimit = 1000   // nodes or ops of a page if the request does not say
+	MaxNodes     = 10000  // nodes of a page at most
+	MaxOps       = 100000 // ops of a page at most
 
-	// PageBytes is the size of the properties after which a page takes no more nodes.
+	// PageBytes is the size in bytes of the properties on a page beyond which it takes no more nodes.
 	PageBytes = 4 << 20
 )
 
-// RoomPattern is what room names match.
+// RoomPattern is the regular expression that room names match.
 const RoomPattern = `^[a-z0-9][a-z0-9_.-]{0,127}$`
 
 var roomName = regexp.MustCompile(RoomPattern)
@@ -39,7 +39,7 @@ type Room struct {
 	Digest moveop.Digest `json:"digest"`
 }
 
-// Status is what became of one op of a batch.
+// Status is the outcome of one op of a batch.
 type Status string
 
 // The statuses. A move is applied or ineffective by the state after its whole batch, before
@@ -47,18 +47,18 @@ type Status string
 const (
 	StatusApplied     Status = "applied"
 	StatusIneffective Status = "ineffective" // in the log, but it would have made a cycle
-	StatusDuplicate   Status = "duplicate"   // was in the log already, with the seq that it has there
+	StatusDuplicate   Status = "duplicate"   // already in the log, at the seq in the Result
 )
 
-// Result is the answer for one op of a batch.
+// Result is the result of one op of a batch.
 type Result struct {
 	TS     moveop.Timestamp `json:"ts"`
 	Seq    int64            `json:"seq"`
 	Status Status           `json:"status"`
 }
 
-// Applied is what a store answers for a batch: the room's head after it, with corrections, and one
-// Result per op in the batch's order.
+// Applied is a store's answer to a batch: the room's head after the batch and its corrections, and one
+// Result per op, in the order of the batch.
 type Applied struct {
 	Head    int64
 	Results []Result
@@ -69,8 +69,8 @@ type Node struct {
 	ID       moveop.NodeID              `json:"id"`
 	Parent   moveop.NodeID              `json:"parent"`
 	OrderKey string                     `json:"order_key"`
-	Children int64                      `json:"children"` // exact, but where a request asks to count up to so many
-	Props    map[string]json.RawMessage `json:"props"`    // cleared ones are left out
+	Children int64                      `json:"children"` // exact, unless the request limits the count
+	Props    map[string]json.RawMessage `json:"props"`    // without cleared ones
 }
 
 // Page is one page of nodes, all read at the same (Epoch, Seq).
@@ -87,15 +87,15 @@ type Stats struct {
 	Epoch       string        `json:"epoch"`
 	Head        int64         `json:"head"`
 	MinSeq      int64         `json:"min_seq"`
-	Nodes       int64         `json:"nodes"`   // reachable from Root, Root not counted
+	Nodes       int64         `json:"nodes"`   // reachable from Root, without Root
 	Trashed     int64         `json:"trashed"` // below Trash
-	Ops         int64         `json:"ops"`     // that there ever were, as in the digest
+	Ops         int64         `json:"ops"`     // all ever committed, as in the digest
 	Connections int64         `json:"connections"`
 	Digest      moveop.Digest `json:"digest"`
 }
 
-// OpsHeader is the first line of GET …/ops; the ops From…To follow, one a line. An empty page has
-// To = From - 1.
+// OpsHeader is the first line of the response to GET …/ops; the ops From to To follow, one per line. An
+// empty page has To = From - 1.
 type OpsHeader struct {
 	From  int64  `json:"from"`
 	To    int64  `json:"to"`

@@ -10,12 +10,13 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Span is all timestamps that begin with some lower-case hexadecimal digits, an even number of them: the
-// whole log, 2^40 ms, … 2^8 ms, 1 ms, one reading of the clock by any replica. Spans of ever more digits are
-// the log's Merkle tree, in which two replicas find what one of them lacks in O(log n) questions.
+// Span is a prefix of timestamps, an even number of lower-case hexadecimal digits, and stands for all
+// timestamps with that prefix: the whole log, 2^40 ms, … 2^8 ms, 1 ms, one clock reading of any replica.
+// Spans of increasing length are the log's Merkle tree, in which two replicas find the operations that one
+// of them lacks in O(log n) requests.
 type Span string
 
-// MaxSpan is the most digits of a Span: those of milliseconds and counter.
+// MaxSpan is the maximum number of digits of a Span: those of milliseconds and counter.
 const MaxSpan = 16
 
 // ParseSpan checks a span's digits. The error is an *Error with CodeBadRequest.
@@ -27,8 +28,8 @@ func ParseSpan(text string) (Span, error) {
 	return Span(text), nil
 }
 
-// First and Last are the smallest and the greatest timestamp of the span. No operation has the first: its
-// replica is 0.
+// First and Last return the smallest and the greatest timestamp of the span. No operation has the first:
+// its replica is 0.
 func (s Span) First() moveop.Timestamp { return s.fill("0") }
 func (s Span) Last() moveop.Timestamp  { return s.fill("f") }
 
@@ -41,22 +42,22 @@ func (s Span) fill(digit string) moveop.Timestamp {
 	return ts
 }
 
-// SpanOf returns the span of so many digits, an even number, that a timestamp is in.
+// SpanOf returns the span that contains a timestamp and has the given number of digits, which must be even.
 func SpanOf(ts moveop.Timestamp, digits int) Span { return Span(hex.EncodeToString(ts[:digits/2])) }
 
 // Contains reports whether a timestamp is in the span.
 func (s Span) Contains(ts moveop.Timestamp) bool { return SpanOf(ts, len(s)) == s }
 
-// Tally is operations added up by span, all of one length.
+// Tally sums up operations by span. All spans of a Tally have the same length.
 type Tally map[Span]*Count
 
-// Count is how many operations a span has, and the XOR of their hashes.
+// Count is the number of operations in a span and the XOR of their hashes.
 type Count struct {
 	Ops int64
 	Log uint64
 }
 
-// Add counts more operations in.
+// Add adds the operations of c to the span.
 func (t Tally) Add(s Span, c Count) {
 	sum := t[s]
 	if sum == nil {
@@ -66,7 +67,7 @@ func (t Tally) Add(s Span, c Count) {
 	sum.Ops, sum.Log = sum.Ops+c.Ops, sum.Log^c.Log
 }
 
-// Buckets returns the spans that have operations, by time.
+// Buckets returns the spans that have operations, in order of time.
 func (t Tally) Buckets() []Bucket {
 	buckets := make([]Bucket, 0, len(t))
 	for _, s := range slices.Sorted(maps.Keys(t)) {
@@ -77,16 +78,16 @@ func (t Tally) Buckets() []Bucket {
 	return buckets
 }
 
-// Bucket is what the log has in a span.
+// Bucket summarises the operations that the log has in a span.
 type Bucket struct {
 	Span Span   `json:"prefix"`
 	Ops  int64  `json:"ops"`
 	Log  string `json:"log"` // the XOR of their hashes, as in a digest
 }
 
-// Buckets is the answer to GET …/buckets: the parts of a span, each two digits longer, that are not empty,
-// by time. Operations after Seq may be missing from it. Where history was compacted, only spans that begin
-// behind Horizon have all of theirs.
+// Buckets is the response to GET …/buckets: the non-empty parts of a span, each two digits longer, in order
+// of time. Operations after Seq may be missing. If history was compacted, only spans that begin after
+// Horizon are complete.
 type Buckets struct {
 	Epoch   string           `json:"epoch"`
 	Seq     int64            `json:"seq"`

@@ -24,21 +24,21 @@ const (
 	Silence = time.Minute
 )
 
-// ErrProtocol is wrapped by Dial's error where the server speaks no version of the protocol that this
-// program knows.
-var ErrProtocol = errors.New("the server's protocol is not one that this program knows")
+// ErrProtocol is wrapped by Dial's error if the server speaks no version of the protocol that this program
+// knows.
+var ErrProtocol = errors.New("this program knows none of the server's protocol versions: update it")
 
-// Conn is a connection to a room. One goroutine may receive while another one sends; Close and Expire may
-// be called at any time.
+// Conn is a connection to a room. One goroutine may receive while another one sends; any goroutine may call
+// Close and Expire at any time.
 type Conn struct {
-	Codec wire.Codec // the form that was negotiated
+	Codec wire.Codec // the negotiated encoding
 
 	ws *websocket.Conn
 }
 
-// Dial connects to target, the http or https URL of a room's socket, as the transport via would (its proxy,
-// dialer and TLS settings, if it is an *http.Transport), and negotiates the binary form if it can. The
-// error wraps the *wire.Error that the service refused the connection with, or ErrProtocol, or both.
+// Dial connects to target, the http or https URL of a room's socket, with the proxy, dialer and TLS settings
+// of via if that is an *http.Transport. It negotiates the binary form if the server has it. If the service
+// refuses the connection, the error wraps its *wire.Error, ErrProtocol, or both.
 func Dial(ctx context.Context, target string, header http.Header, via http.RoundTripper) (*Conn, error) {
 	ws, resp, err := dialer(via).DialContext(ctx, "ws"+strings.TrimPrefix(target, "http"), header)
 	if err != nil {
@@ -87,7 +87,7 @@ func refusal(resp *http.Response, err error) error {
 	return err
 }
 
-// Send writes a message. After an error nothing more can be sent, unless it is that of encoding it.
+// Send writes a message. After an error other than that of encoding, nothing more can be sent.
 func (c *Conn) Send(msg wire.Message) error {
 	frame, err := c.Codec.Encode(msg)
 	if err != nil {
@@ -96,7 +96,7 @@ func (c *Conn) Send(msg wire.Message) error {
 	return c.Write(frame)
 }
 
-// Write writes a message that Codec encoded.
+// Write writes a frame that Codec encoded.
 func (c *Conn) Write(frame []byte) error {
 	kind := websocket.TextMessage
 	if c.Codec.Binary() {
@@ -112,8 +112,8 @@ func (c *Conn) Write(frame []byte) error {
 	return nil
 }
 
-// Receive returns the next message of a type that is known; others are a later version's. After an error
-// nothing more can be received; it wraps a *websocket.CloseError where the server closed the connection.
+// Receive returns the next message of a known type and skips others, which later versions may send. After an
+// error nothing more can be received; it wraps a *websocket.CloseError if the server closed the connection.
 func (c *Conn) Receive() (wire.Message, error) {
 	for {
 		c.hear()
@@ -134,11 +134,11 @@ func (c *Conn) Receive() (wire.Message, error) {
 
 func (c *Conn) hear() { _ = c.ws.SetReadDeadline(time.Now().Add(Silence)) }
 
-// Expire lets what is being sent or received now take another second.
+// Expire gives sends and receives under way one more second.
 func (c *Conn) Expire() { _ = c.ws.NetConn().SetDeadline(time.Now().Add(goodbye)) }
 
-// Close ends the connection, which ends Receive. It leaves in good order if that takes no more than a second:
-// that tells the others in the room at once.
+// Close ends the connection and any Receive. It says goodbye if that takes no more than a second, so that the
+// others in the room learn of it at once.
 func (c *Conn) Close() {
 	text := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	_ = c.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(goodbye))
