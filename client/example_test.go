@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -336,30 +338,162 @@ func ExampleClient_Undo() {
 	// Output: 1 undone, 0 skipped; titled: false redo: true
 }
 
-// Events keep a picture of the tree in step without reading it again.
+// list is what a window shows: the children of a node, with their titles.
+type list struct {
+	parent  moveop.NodeID
+	rows    []client.Node
+	titles  map[moveop.NodeID]string
+	version int64 // the state that this is
+}
+
+// read reads everything that is shown, in one View.
+func (l *list) read(ctx context.Context, c *client.Client) error {
+	return c.View(ctx, func(v *client.View) (err error) {
+		if l.version, err = v.Version(); err != nil {
+			return err
+		}
+		if l.rows, err = v.Children(l.parent, client.Cursor{}, 0); err != nil { // a page of them
+			return err
+		}
+		l.titles = map[moveop.NodeID]string{}
+		return l.readTitles(v, l.rows)
+	})
+}
+
+func (l *list) readTitles(v *client.View, rows []client.Node) error {
+	for _, n := range rows {
+		title, _, err := v.Value(n.ID, "title")
+		if err != nil {
+			return err
+		}
+		l.titles[n.ID] = string(title)
+	}
+	return nil
+}
+
+// take brings the list from the state before an event to the one after it.
+func (l *list) take(ctx context.Context, c *client.Client, e client.Event) error {
+	if e.Version <= l.version { // it was in what was read
+		return nil
+	}
+	if e.Reread {
+		return l.read(ctx, c)
+	}
+	l.version = e.Version
+	var come []client.Node
+	for _, ch := range e.Changes {
+		if ch.Kind() != "" && ch.From.Parent == l.parent {
+			l.rows = slices.DeleteFunc(l.rows, func(n client.Node) bool { return n.ID == ch.Node })
+			if ch.To.Parent != l.parent {
+				delete(l.titles, ch.Node)
+			}
+		}
+		if ch.Kind() != "" && ch.To.Parent == l.parent {
+			n := client.Node{ID: ch.Node, Parent: ch.To.Parent, OrderKey: ch.To.OrderKey}
+			at, _ := slices.BinarySearchFunc(l.rows, n, func(a, b client.Node) int {
+				return cmp.Or(cmp.Compare(a.OrderKey, b.OrderKey), a.ID.Compare(b.ID))
+			})
+			l.rows = slices.Insert(l.rows, at, n)
+			if ch.From.Parent != l.parent {
+				come = append(come, n) // with properties that this event need not have
+			}
+		}
+		for _, w := range ch.Values {
+			if _, shown := l.titles[ch.Node]; shown && w.Key == "title" {
+				l.titles[ch.Node] = string(w.Value)
+			}
+		}
+	}
+	return c.View(ctx, func(v *client.View) error { return l.readTitles(v, come) })
+}
+
+// Keep what is on the screen in step by events: watch first, then read, then take over what changes.
 func ExampleClient_Watch() {
 	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
 		events := c.Watch(ctx)
+		beds := list{parent: moveop.Root}
+		if err := beds.read(ctx, c); err != nil {
+			return err
+		}
 		err := c.Edit(ctx, func(tx *client.Tx) error {
-			bed, err := tx.Create(moveop.Root, client.Last)
-			if err != nil {
-				return err
+			for _, title := range []string{"tulips", "roses"} {
+				bed, err := tx.Create(moveop.Root, client.First)
+				if err == nil {
+					err = tx.Set(bed, "title", title)
+				}
+				if err != nil {
+					return err
+				}
 			}
-			return tx.Set(bed, "title", "tulips")
+			return nil
 		})
 		if err != nil {
 			return err
 		}
-		e := <-events
-		if e.Reread {
-			fmt.Println("read again what is shown, as of", e.Version)
+		if err := beds.take(ctx, c, <-events); err != nil { // an application does it for every event
+			return err
 		}
-		for _, change := range e.Changes {
-			fmt.Println(e.Origin, change.Kind(), change.Values[0].Key, string(change.Values[0].Value))
+		for _, bed := range beds.rows {
+			fmt.Println(beds.titles[bed.ID])
 		}
 		return nil
 	})
-	// Output: local created title "tulips"
+	// Output:
+	// "roses"
+	// "tulips"
+}
+
+// What the Tab key of an outliner does, and the keys that move a node up and down.
+func ExampleTx_Move() {
+	indent := func(tx *client.Tx, n client.Node) error { // to the end of the sibling above
+		above, err := tx.ChildrenBefore(n.Parent, n.Cursor(), 1)
+		if err != nil || len(above) == 0 {
+			return err
+		}
+		return tx.Move(n.ID, above[0].ID, client.Last)
+	}
+	outdent := func(tx *client.Tx, n client.Node) error { // to right after its parent
+		if n.Parent == moveop.Root {
+			return nil
+		}
+		parent, err := tx.Node(n.Parent)
+		if err != nil {
+			return err
+		}
+		return tx.Move(n.ID, parent.Parent, client.After(parent.ID))
+	}
+	down := func(tx *client.Tx, n client.Node) error { // with ChildrenBefore and Before: up
+		below, err := tx.Children(n.Parent, n.Cursor(), 1)
+		if err != nil || len(below) == 0 {
+			return err
+		}
+		return tx.Reorder(n.ID, client.After(below[0].ID))
+	}
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		return c.Edit(ctx, func(tx *client.Tx) error { // an application makes each of these an Edit
+			beds, err := tx.CreateRun(moveop.Root, client.Last, 3)
+			if err != nil {
+				return err
+			}
+			for _, key := range []func(*client.Tx, client.Node) error{indent, outdent, down} {
+				n, err := tx.Node(beds[1])
+				if err != nil {
+					return err
+				}
+				if err := key(tx, n); err != nil {
+					return err
+				}
+			}
+			return tx.Walk(moveop.Root, func(n client.Node, depth int) error {
+				fmt.Println(depth, slices.Index(beds, n.ID))
+				return nil
+			})
+		})
+	})
+	// Output:
+	// 1 0
+	// 1 2
+	// 1 1
 }
 
 // Show the user what the server refused for good, keep a copy, and take it back.
