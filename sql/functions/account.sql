@@ -1,7 +1,7 @@
--- account: brings the room's row up to date when more operations are logged: head, digests, the newest
--- move and the last delete; and the version vector.
--- Arguments: the room's row, the operations with their seqs, the change of the state digest.
--- Result: the room's row, written. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
+-- account: records a batch in the room's row (head, digests, newest move, last delete) and in the version
+-- vector.
+-- Arguments: the room's row; the new operations with their seqs; the change to the state digest.
+-- Returns the updated room row. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.account(p_room canopy.rooms, p_ops canopy.history[], p_delta bigint)
 returns canopy.rooms
 language plpgsql volatile

@@ -1,7 +1,7 @@
--- account_correction: account (see there) for one correction. It has no entry in the version vector, and is no
--- delete.
--- Arguments: the correction with its seq, the change of the state digest.
--- Result: the room's row, written. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
+-- account_correction: account for a single correction, which is not a delete and has no entry in the version
+-- vector.
+-- Arguments: the correction with its seq; the change to the state digest.
+-- Returns the updated room row. Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.account_correction(p_op canopy.history, p_delta bigint)
 returns canopy.rooms
 language plpgsql volatile

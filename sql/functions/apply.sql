@@ -1,20 +1,19 @@
 -- apply: applies one batch of operations to one room, atomically.
--- Arguments: the room's name; the operations' columns as parallel arrays (kind 1 move, 2 set; parent
--- and order key of a set, key and value of a move are null).
--- Result: the room's head afterwards; by position, each operation's seq and its status: 1 applied,
--- 2 ineffective (it would have made a cycle), 3 duplicate (already logged, with the seq it has).
--- What it does, in one transaction: takes the room's row lock; refuses or deduplicates; gives new
--- operations the next seqs in the order given; logs them; keeps the tree by sparse replay, the values,
--- the digests and the version vector; makes the corrections that concurrent deletes need, with the
--- seqs right behind the batch.
--- Locks: the room's row, nothing else, and before anything is read: two batches on disjoint nodes can
--- make a cycle together.
+-- Arguments: the room's name; the operations' columns as parallel arrays (kind 1 is a move, 2 a set; a set
+-- has null parent and order key, a move null key and value).
+-- Returns the room's new head and, by position, each operation's seq and status: 1 applied, 2 ineffective (it
+-- would have made a cycle), 3 duplicate (already in the log, under that seq).
+-- Steps, in one transaction: lock the room's row; refuse the batch or drop its duplicates; assign the next seqs
+-- to new operations in the given order; log them; maintain the tree by sparse replay, the values, the digests
+-- and the version vector; make the corrections that concurrent deletes need, with the seqs after the batch's.
+-- Locks: the room's row, nothing else, before reading anything: two batches on disjoint nodes can make a cycle
+-- together.
 -- Errors: CN404 no such room; CN409, CN410, CN416, CN422, CN425 (see check_ops, logged_seqs, check_purged); CN500
--- damaged tree; CN501 not READ COMMITTED, where a statement would not see what the lock waited for.
--- Nothing of a refused batch is kept. Idempotent: repeating a batch changes nothing.
--- The planner settings, and the lateral lookups with a limit in the functions that it calls, pin every
--- plan to index lookups: a room grows from empty to a million nodes between two ANALYZEs, and a cached
--- plan made for the first would be ruin for the second.
+-- damaged tree; CN501 not READ COMMITTED, where later statements would not see what the lock waited for.
+-- A refused batch leaves no trace. Idempotent: repeating a batch changes nothing.
+-- The planner settings, and the LATERAL lookups with LIMIT in the functions it calls, pin every plan to index
+-- lookups: a room can grow from empty to a million nodes between two ANALYZEs, and a cached plan made for the
+-- empty one would be disastrous.
 create function canopy.apply(
   p_room text, p_ts uuid[], p_kind smallint[], p_node uuid[], p_parent uuid[], p_order_key text[],
   p_key text[], p_value text[], p_known bigint[],
@@ -75,7 +74,7 @@ begin
   select l.delta, l.rest into v_delta, v_rest
     from canopy.apply_leaf_moves(v_room.room_id, v_room.newest_move, v_ops) as l;
   v_delta := v_delta # canopy.apply_sets(v_room.room_id, v_ops);
-  foreach v_op in array v_rest loop -- in timestamp order: later ones cannot flip it
+  foreach v_op in array v_rest loop -- in timestamp order, so that none flips an earlier one
     v_change := canopy.place(v_room.room_id, v_op, v_op.ts > v_room.newest_move);
     if v_change is null then
       statuses[array_position(seqs, v_op.seq)] := 2;

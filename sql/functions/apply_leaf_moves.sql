@@ -1,14 +1,12 @@
--- apply_leaf_moves: logs, in one statement, the moves of a batch that need no walk, and returns the
--- others. A move is effective whatever the rest of the log says when its node cannot be an ancestor of
--- anything at that time: no move logged so far names the node as parent, and neither does the batch,
--- or only behind it while the move itself is newer than everything logged. Such a move can flip no
--- other either.
+-- apply_leaf_moves: logs, in one statement, the moves of a batch that need no walk, and returns the rest. A move
+-- is effective whatever else is in the log if its node cannot be an ancestor of anything at that time: no logged
+-- move names the node as parent, and no move in the batch does, unless it comes later and the move itself is
+-- newer than the whole log. Nor can such a move flip any other.
 -- Arguments: room; its newest move before the batch; the batch's new operations.
--- Result: the change of the state digest; the moves that are left, in timestamp order.
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: the operations must be
--- new.
--- Joins within the batch are hashed (the planner cannot know that an array has a thousand rows);
--- lookups in tables are lateral with a limit, which leaves it no choice but the index.
+-- Returns the change to the state digest and the remaining moves in timestamp order.
+-- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: the operations must be new.
+-- Joins within the batch are hashed (the planner cannot know that an array has a thousand elements); table
+-- lookups are LATERAL with LIMIT, which leaves only the index.
 create function canopy.apply_leaf_moves(
   p_room_id bigint, p_newest uuid, p_ops canopy.history[],
   out delta bigint, out rest canopy.history[])

@@ -1,14 +1,14 @@
--- apply_one: apply for one operation, which is what a person at a keyboard makes. Between two commits nothing
--- of it stays in the processor's caches, and every expression is made ready anew: it costs by the statements
--- and functions that it names. So there are few, and what is rare is left to others.
+-- apply_one: apply for a single operation, the typical interactive edit. Between two commits it drops out of
+-- the CPU caches, and every expression is initialized anew, so its cost is the number of statements and functions
+-- it refers to. It therefore uses few and leaves rare cases to other functions.
 -- Arguments: the room's name; the operation's columns (see apply).
--- Result: the room's head afterwards, the operation's seq, its status (see apply). One array: a row takes longer
--- to describe than to fill.
--- An operation is let in if it is the newest of its replica: those arrive in timestamp order, so the log
--- cannot hold it yet. The update of the version vector both asks and notes (an upsert would lock the row
--- first); of a replica that the room does not know it finds no row. Any other operation goes through apply.
+-- Returns an array of the room's new head, the operation's seq and its status (see apply): describing a row
+-- takes longer than filling it.
+-- An operation is accepted here if it is its replica's newest: those arrive in timestamp order, so it cannot be
+-- in the log yet. One UPDATE of the version vector both checks and records that (an upsert would lock the row
+-- first); it finds no row for a replica new to the room. Any other operation goes to apply.
 -- Cost: four statements for a new leaf; otherwise see place, set_value, correct.
--- Locks: the room's row, nothing else, and before anything is read. Errors, idempotency: see apply.
+-- Locks: the room's row, nothing else, before reading anything. Errors, idempotency: see apply.
 create function canopy.apply_one(
   p_room text, p_ts uuid, p_kind smallint, p_node uuid, p_parent uuid, p_order_key text,
   p_key text, p_value text, p_known bigint)
@@ -23,7 +23,7 @@ as $$
 declare
   v_replica     bigint := canopy.replica_of(p_ts);
   v_room_id     bigint;
-  v_row         tid;      -- where the room's row is, and stays while it is locked
+  v_row         tid;      -- the room's row; it stays there while it is locked
   v_horizon     uuid;
   v_newest_move uuid;
   v_last_delete bigint;
@@ -31,10 +31,10 @@ declare
   v_known       bigint;
   v_seq         bigint;
   v_fault       text;
-  v_delta       bigint;   -- the change of the state digest; null where the operation is not effective
+  v_delta       bigint;   -- the change to the state digest; null if the operation is ineffective
   v_op          canopy.history;
   v_after       canopy.rooms;
-  v_head        bigint;   -- behind the corrections
+  v_head        bigint;   -- after the corrections
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'apply needs READ COMMITTED, not %', current_setting('transaction_isolation')
@@ -78,7 +78,7 @@ begin
   end if;
 
   if p_kind = 1 then
-    -- A new leaf, which is what most moves make (see place).
+    -- A new leaf, as most moves are (see place).
     insert into canopy.nodes (room_id, node, parent, order_key, ts, seq, known)
     select v_room_id, p_node, p_parent, p_order_key, p_ts, v_seq, v_known
      where p_node <> p_parent
@@ -109,7 +109,7 @@ begin
            else r.last_delete_seq
          end
    where r.ctid = v_row;
-  assert found, 'the room''s row is not where it was locked'; -- or the next operation would get the same seq
+  assert found, 'the room''s row is not where it was locked'; -- else the next operation would get the same seq
   if p_parent = '00000000-0000-0000-0000-000000000002' or v_known < v_last_delete then
     v_op := row(v_room_id, p_ts, v_seq, p_kind, p_node, p_parent, p_order_key, p_key, p_value::json, v_known,
                 null, p_kind = 2)::canopy.history;

@@ -1,9 +1,8 @@
--- apply_sets: logs the sets of a batch; the last writer by timestamp wins per (node, key).
--- Arguments: room, the batch's new operations. Result: the change of the state digest.
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: the operations must be
--- new.
--- Joins within the batch are hashed (the planner cannot know that an array has a thousand rows);
--- lookups in tables are lateral with a limit, which leaves it no choice but the index.
+-- apply_sets: logs the sets of a batch; per (node, key), the last write by timestamp wins.
+-- Arguments: room; the batch's new operations. Returns the change to the state digest.
+-- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: the operations must be new.
+-- Joins within the batch are hashed (the planner cannot know that an array has a thousand elements); table
+-- lookups are LATERAL with LIMIT, which leaves only the index.
 create function canopy.apply_sets(p_room_id bigint, p_ops canopy.history[])
 returns bigint
 language plpgsql volatile

@@ -1,5 +1,5 @@
--- bucket_of: the bucket of the log that a timestamp falls into, its first 32 bits.
--- Locks, errors: none. It carries no SET, so that it is inlined; every name in it is a built-in.
+-- bucket_of: the log bucket of a timestamp: its first 32 bits.
+-- Locks, errors: none. Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.bucket_of(ts uuid)
 returns bigint
 language sql immutable parallel safe

@@ -1,11 +1,9 @@
--- buckets: the parts of a span of the log, each with how many operations it has and the XOR of their
--- log_hash. A span is all timestamps that begin with some hexadecimal digits, its parts are those with two
--- digits more.
--- Arguments: room, the span's digits (an even number, at most 14). Result: one row a part that is not
--- empty, by time. Operations that count_buckets has not counted yet are missing from spans of 6 digits and
--- less.
--- Cost: the buckets in the span, at most 65,536 for every 50 days of a room's life; from 8 digits on the
--- operations in it. Locks, errors: none; the caller has resolved the room and checked the digits.
+-- buckets: the parts of a span of the log, each with its number of operations and the XOR of their log_hash. A
+-- span is all timestamps that begin with the given hexadecimal digits; its parts have two digits more.
+-- Arguments: room; the span's digits (an even number, at most 14). Returns a row for each part that is not
+-- empty, in time order. Spans of up to 6 digits lack the operations that count_buckets has not counted yet.
+-- Cost: the buckets in the span, at most 65,536 for every 50 days of the room's life; with 8 digits or more, the
+-- operations in it. Locks, errors: none; the caller has looked up the room and checked the digits.
 create function canopy.buckets(p_room_id bigint, p_prefix text)
 returns table (prefix text, ops bigint, digest bigint)
 language plpgsql stable security definer

@@ -1,9 +1,9 @@
--- check_ops: refuses a batch with an operation that is wrong in itself, or stands behind a later one of
--- its replica.
+-- check_ops: refuses a batch with an operation that is invalid in itself or does not follow the replica's
+-- previous one in the batch.
 -- Arguments: the batch; seq is the position in it.
--- Errors: CN422 invalid, CN425 clock skew, CN409 conflict, CN416 out of order, for the first offending
--- operation in the order given (see refuse).
--- Locks: none. Idempotent: reads only.
+-- Errors: CN422 invalid, CN425 clock skew, CN409 conflict, CN416 out of order, for the first offending operation
+-- in the given order (see refuse).
+-- Locks: none. Read-only.
 create function canopy.check_ops(p_ops canopy.history[])
 returns void
 language plpgsql stable

@@ -1,7 +1,7 @@
 -- check_purged: refuses a batch with an operation that names a purged node.
--- Arguments: the room, the batch's new operations.
--- Errors: CN422 for the first one (see refuse). Locks: none; the caller holds the room's row.
--- Idempotent: reads only.
+-- Arguments: the room; the batch's new operations.
+-- Errors: CN422 for the first such operation (see refuse). Locks: none; the caller holds the room's row.
+-- Read-only.
 create function canopy.check_purged(p_room_id bigint, p_ops canopy.history[])
 returns void
 language plpgsql stable

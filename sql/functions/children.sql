@@ -1,9 +1,9 @@
--- children: a page of a node's children in sibling order (order_key, node), with what a reader shows of
--- each: how many children it has, and its properties that are not cleared.
--- Arguments: room, parent, the (order_key, node) to go on behind (null: from the first), page size, and up
--- to how many children of each child are counted (null: all); the bytes of properties that fill a page.
--- Result: one row a child, the last one when those before it fill the page. Cost: O(page and what is counted).
--- Locks, errors: none; the caller has resolved the room.
+-- children: a page of a node's children in sibling order (order_key, node), each with its number of children and
+-- its properties that are not cleared.
+-- Arguments: room; parent; the (order_key, node) to continue after (null: from the start); page size; how many
+-- children of each child to count at most (null: all); the bytes of properties that fill a page.
+-- Returns one row per child; the last one once those before it fill the page. Cost: O(page + children counted).
+-- Locks, errors: none; the caller has looked up the room.
 create function canopy.children(
   p_room_id bigint, p_parent uuid, p_after_key text, p_after_node uuid, p_limit bigint, p_most bigint, p_bytes bigint)
 returns table (node uuid, parent uuid, order_key text, children bigint, props json)

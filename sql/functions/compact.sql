@@ -1,13 +1,12 @@
--- compact: does the next piece of compacting a room: moves its horizon towards p_horizon, and, when it is
--- there (or cannot go further now, see next_horizon), from then on takes a page of operations at or before the
--- horizon out of history, those that no operation behind the horizon can need. Call it until it is done.
--- Arguments: the room's name; the timestamp up to which operations are old, which is never in the
--- future; the cursor to go on from: next of the call before, the zero uuid at first; how many operations
--- to look at.
--- Result: the room's horizon now; the cursor; how many operations were taken out; whether all is done.
--- A room that has no history so old is left as it is: its horizon does not move.
--- Locks: the room's row, for O(p_limit). Errors: CN404 no such room; 22023 p_horizon is in the future or
--- p_limit is not positive; CN501 not READ COMMITTED. Idempotent: compacting again finds nothing to do.
+-- compact: does the next piece of work in compacting a room. It advances the horizon towards p_horizon; once the
+-- horizon is there (or cannot advance for now, see next_horizon), it examines a page of history at or before the
+-- horizon and removes what no operation after it can need. Call it until it is done.
+-- Arguments: the room's name; the target horizon, not in the future; the cursor: next from the previous call, the
+-- zero uuid at first; how many operations to examine.
+-- Returns the room's horizon, the cursor, how many operations were removed, and whether everything is done.
+-- The horizon of a room with no history that old does not move.
+-- Locks: the room's row, for O(p_limit), and see uncount_buckets. Errors: CN404 no such room; 22023 p_horizon is in
+-- the future or p_limit is not positive; CN501 not READ COMMITTED. Idempotent: compacting again finds nothing to do.
 create function canopy.compact(
   p_room text, p_horizon uuid, p_after uuid, p_limit bigint,
   out horizon uuid, out next uuid, out folded bigint, out done boolean)

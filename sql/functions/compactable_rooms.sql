@@ -1,5 +1,5 @@
 -- compactable_rooms: the names of the rooms with history at or before a timestamp, in order.
--- Cost: a lookup for each room. Locks, errors: none.
+-- Cost: one lookup per room. Locks, errors: none.
 create function canopy.compactable_rooms(p_horizon uuid)
 returns setof text
 language sql stable security definer

@@ -1,6 +1,6 @@
--- concurrent: whether neither of two operations was known to the other's author. An author knew what
--- it had applied (seq up to its known) and what it had made itself before.
--- Locks, errors: none. It carries no SET, so that it is inlined.
+-- concurrent: whether neither of two operations was known to the other's author. An author knew what it had
+-- applied (seq up to known) and its own earlier operations.
+-- Locks, errors: none. Has no SET, so it can be inlined.
 create function canopy.concurrent(
   a_ts uuid, a_seq bigint, a_known bigint, b_ts uuid, b_seq bigint, b_known bigint)
 returns boolean

@@ -1,15 +1,14 @@
--- correct: makes the corrections that a batch calls for, so that a delete does not take away what its
--- author could not have known of. The batch's operations are looked at in timestamp order:
--- (a) a new operation that survives and stands below a concurrent delete corrects that delete;
--- (b) a new delete is corrected by the first operation that its author did not know, survives and
---     stands below it.
--- Either way the walk goes on upwards from where the node went back to (see correct_above).
--- Arguments: the room's last delete before the batch, its row after it, the new operations.
--- Result: the room's row with the corrections accounted for, written.
--- Cost: nothing where no delete is concurrent with the batch; otherwise O(depth + operations that the
--- deleters did not know).
+-- correct: makes the corrections that a batch calls for, so that a delete does not take away what its author
+-- could not have known of. It looks at the batch's operations in timestamp order:
+-- (a) a new operation that survives below a concurrent delete corrects that delete;
+-- (b) a new delete is corrected by the first surviving operation below it that its author did not know of.
+-- Either way the walk continues upwards from where the node went back to (see correct_above).
+-- Arguments: the seq of the room's last delete before the batch; the room's row after it; the new operations.
+-- Returns the room's row, updated for the corrections.
+-- Cost: nothing if no delete is concurrent with the batch; otherwise O(depth + operations unknown to the
+-- deleters).
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).
--- Idempotent: one delete gets at most one correction.
+-- Idempotent: a delete gets at most one correction.
 create function canopy.correct(p_last_delete bigint, p_room canopy.rooms, p_ops canopy.history[])
 returns canopy.rooms
 language plpgsql volatile
@@ -21,13 +20,13 @@ declare
   v_op     canopy.history;
   v_cause  canopy.history;
   v_delete bigint := p_last_delete; -- no later delete can be concurrent with these ops
-  v_latest bigint[];                -- the last seqs of the two replicas that wrote last
-  v_writer bigint;                  -- and the replica of the first of them
+  v_latest bigint[];                -- the last seqs of the two replicas that wrote most recently
+  v_writer bigint;                  -- and the more recent of these replicas
 begin
   if p_room.restore_on = 'never' then
     return v_room;
   end if;
-  -- What one replica's batch deletes itself, it knew of.
+  -- A replica knows of the deletes in its own batch.
   if (select count(distinct substr(uuid_send(o.ts), 9)) from unnest(p_ops) as o) > 1 then
     v_delete := p_room.last_delete_seq;
   end if;

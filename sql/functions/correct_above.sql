@@ -1,13 +1,12 @@
--- correct_above: corrects the delete that an operation hangs below, if the two are concurrent, and goes
--- on from where the deleted node went back to, until the operation's node is out of Trash or below a
--- delete whose author knew of it.
--- The correction moves the deleted node back to where the delete took it from (same order key), or to
--- Root where there is no such place or it would make a cycle. Its timestamp stands right behind the
--- delete's, so that it is the same operation whoever makes it; where it is logged already, nothing is
--- done.
--- Arguments: the room's row, the operation. Result: the room's row, written.
--- Cost: O(depth) a correction. Locks: none; the caller holds the room's row. Errors: CN500 (see
--- is_ancestor). Idempotent.
+-- correct_above: corrects the delete above an operation's node, if the two are concurrent, and continues from
+-- where the deleted node went back to, until the operation's node is out of Trash or below a delete whose author
+-- knew of it.
+-- A correction moves the deleted node back to where the delete took it from (same order key), or to Root if there
+-- is no such place or it would make a cycle. Its timestamp comes right after the delete's, so it is the same
+-- operation whoever makes it; if it is already in the log, nothing is done.
+-- Arguments: the room's row; the operation. Returns the updated room row.
+-- Cost: O(depth) per correction. Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).
+-- Idempotent.
 create function canopy.correct_above(p_room canopy.rooms, p_cause canopy.history)
 returns canopy.rooms
 language plpgsql volatile
@@ -31,7 +30,7 @@ begin
 
     select * into v_back
       from canopy.placement_before_delete(p_room.room_id, v_delete.node, v_delete.ts);
-    -- Nothing came to hang below a node in Trash, at or before the horizon, that it could have hung below.
+    -- At or before the horizon there is no cycle to check for: see next_horizon.
     if not found or v_ts > p_room.horizon
                     and canopy.is_ancestor(p_room.room_id, v_delete.node, v_back.parent, v_ts) then
       v_back.parent := c_root;

@@ -1,5 +1,5 @@
--- correction_ts: the timestamp of the correction of the delete made at ts: the same with the top bit
--- of the replica set, so that it stands right behind the delete (moveop.Timestamp.Correction).
+-- correction_ts: the timestamp of the correction of the delete made at ts: the same with the top bit of the
+-- replica set, which sorts it right after the delete (moveop.Timestamp.Correction).
 -- Locks, errors: none.
 create function canopy.correction_ts(ts uuid)
 returns uuid

@@ -1,5 +1,5 @@
--- count_below: how many nodes hang below a node now, itself not included. Cost: O(them).
--- Locks, errors: none; UNION makes it end even on a damaged tree.
+-- count_below: the number of nodes below a node now, not counting itself. Cost: O(nodes counted).
+-- Locks, errors: none; UNION makes it terminate even on a damaged tree.
 create function canopy.count_below(p_room_id bigint, p_node uuid)
 returns bigint
 language sql stable security definer

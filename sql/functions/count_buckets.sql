@@ -1,8 +1,8 @@
--- count_buckets: counts operations that were logged since the last call into the room's buckets.
--- Arguments: room, at most how many operations: a long log is counted in several transactions.
--- Result: the seq up to which operations are counted now.
--- Locks: the room's row of log_bucket_heads; applying goes on beside it, since what has a seq up to the
--- head is committed and stays as it is. Errors: CN404 no such room. Idempotent.
+-- count_buckets: adds operations logged since the last call to the room's buckets.
+-- Arguments: room; the most operations to count, so that a long log is counted in several transactions.
+-- Returns the seq up to which operations are now counted.
+-- Locks: the room's row in log_bucket_heads; apply is not blocked, because operations with a seq up to the head
+-- are committed and do not change. Errors: CN404 no such room. Idempotent.
 create function canopy.count_buckets(p_room text, p_limit bigint)
 returns bigint
 language plpgsql volatile security definer

@@ -1,4 +1,4 @@
--- count_children: how many children a node has now, counted up to p_most of them (null: all).
+-- count_children: the number of a node's children now, counting no further than p_most (null: all).
 -- Cost: O(children counted), from one index. Locks, errors: none. Its names are schema-qualified.
 create function canopy.count_children(p_room_id bigint, p_node uuid, p_most bigint)
 returns bigint

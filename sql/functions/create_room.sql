@@ -1,8 +1,7 @@
--- create_room: makes a room, or finds it made.
--- Arguments: name; the epoch to give a new room.
--- Result: the room's row as it is: the epoch of whoever came first.
--- Locks: none beyond the inserted row. Errors: 23514 where the name is out of pattern
--- (rooms_name_valid). Idempotent.
+-- create_room: creates a room unless it exists.
+-- Arguments: name; the epoch for a new room.
+-- Returns the room's row as it is, so with the epoch of whoever came first.
+-- Locks: none beyond the inserted row. Errors: 23514 invalid name (rooms_name_valid). Idempotent.
 create function canopy.create_room(p_room text, p_epoch uuid)
 returns setof canopy.rooms
 language sql volatile security definer

@@ -1,9 +1,8 @@
--- displace: puts a move in the place of its node's current one, whose row goes to history, so that every
--- operation stays in exactly one table.
--- Arguments: room; the move, which is in no table; whether the one that it displaces is effective.
--- Result: the change of the state digest; null where the node has no placement, and nothing was changed.
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent. It carries no SET (see
--- README.md, "Plans").
+-- displace: replaces a node's current move and sends the old row to history, so that every operation stays in
+-- exactly one table.
+-- Arguments: room; the move, not in any table; whether the displaced move is effective.
+-- Returns the change to the state digest; null, having changed nothing, if the node has no placement.
+-- Locks: none; the caller holds the room's row. Errors: none. Not idempotent. Has no SET (see README.md, "Plans").
 create function canopy.displace(p_room_id bigint, p_op canopy.history, p_effective boolean)
 returns bigint
 language plpgsql volatile

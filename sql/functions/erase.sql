@@ -1,7 +1,7 @@
--- erase: removes whole subtrees of Trash from a room, but for the ids of their nodes (see purge, which knows
--- that nothing can need them). The room's digest goes on covering them.
--- Arguments: the room's row, the nodes. Result: none. Writes the room's row.
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent.
+-- erase: removes whole subtrees of Trash from a room, all but the ids of their nodes (see purge, which makes sure
+-- that nothing can need them). The room's digests keep covering them.
+-- Arguments: the room's row; the nodes. Returns nothing. Updates the room's row.
+-- Locks: see uncount_buckets; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.erase(p_room canopy.rooms, p_nodes uuid[])
 returns void
 language plpgsql volatile

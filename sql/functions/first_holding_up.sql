@@ -1,14 +1,14 @@
--- first_holding_up: the first of some moves that would not have been effective if the deletes above its
--- parent had been corrected, and whose deletes can still be, should the horizon be p_to (see
--- next_horizon).
--- It walks up from the parent just before the move, and from nodes in Trash on from where they would go
--- back to: a node's last effective placement that is not Trash. Where the walk meets the moved node, the
--- move is held up, unless a node on the way has been moved out of Trash by p_to: that delete is no more
--- what holds it, so there is nothing to correct.
--- Arguments: the room's row; timestamps of moves in order; the horizon; the one that it should get to.
--- Result: the move's timestamp, null if there is none; when, by p_target, a node on the way is moved out
+-- first_holding_up: the first of the given moves that the horizon, advanced to p_to, must not pass (see
+-- next_horizon): one that would not have been effective if the deletes above its parent had been corrected,
+-- where those deletes can still be corrected.
+-- It walks up from the parent just before the move, continuing from a node in Trash at the place it would go back
+-- to: the node's last effective placement outside Trash. If the walk meets the moved node, the move holds the
+-- horizon up, unless a node on the way has been moved out of Trash by p_to: its delete no longer holds it, so
+-- there is nothing to correct.
+-- Arguments: the room's row; timestamps of moves in order; the proposed horizon; the target horizon.
+-- Returns the move's timestamp, null if there is none; and when, up to p_target, a node on the way is moved out
 -- of Trash, null if none is.
--- Locks, errors: none; UNION makes it end even on a damaged tree. Idempotent: reads only.
+-- Locks, errors: none; UNION makes it terminate even on a damaged tree. Read-only.
 create function canopy.first_holding_up(
   p_room canopy.rooms, p_moves uuid[], p_to uuid, p_target uuid, out ts uuid, out release uuid)
 language plpgsql stable

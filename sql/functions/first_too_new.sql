@@ -1,5 +1,5 @@
--- first_too_new: the first 8 bytes of the least timestamp that is not accepted now: more than 60 s ahead of
--- the clock. Locks, errors: none. It carries no SET, so that it is inlined; every name in it is a built-in.
+-- first_too_new: the first 8 bytes of the smallest timestamp not accepted at this moment: more than 60 s ahead of
+-- the clock. Locks, errors: none. Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.first_too_new()
 returns bytea
 language sql volatile parallel safe

@@ -1,9 +1,9 @@
--- first_unseen: the first operation, by seq, that a delete would take away although its author did not
--- know of it: of another replica, surviving, concurrent, and on the deleted node or below it.
--- Arguments: the room's row, the delete.
--- Result: the operation; null where there is none or the delete does not hold its node now.
+-- first_unseen: the first operation, by seq, that a delete would take away without its author having known of it:
+-- of another replica, surviving, concurrent, and on the deleted node or below it.
+-- Arguments: the room's row; the delete.
+-- Returns the operation; null if there is none or the delete does not hold its node now.
 -- Cost: the smaller of the deleted subtree and of what the deleter did not know (times the depth).
--- Locks: none. Errors: none. Idempotent: reads only.
+-- Locks, errors: none. Read-only.
 create function canopy.first_unseen(p_room canopy.rooms, p_delete canopy.history)
 returns canopy.history
 language plpgsql stable
@@ -23,7 +23,7 @@ begin
     return null;
   end if;
 
-  -- The placement that the delete took the node away from counts, though it is not current any more.
+  -- The placement that the delete took the node from counts, although it is no longer current.
   select b.* into v_first
     from canopy.placement_before_delete(p_room.room_id, p_delete.node, p_delete.ts) as b
    where canopy.concurrent(b.ts, b.seq, b.known, p_delete.ts, p_delete.seq, p_delete.known)

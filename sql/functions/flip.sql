@@ -1,8 +1,8 @@
--- flip: makes a move effective, or not effective any more, and tells which moves may flip in turn: where
--- the node's parent changes by it, the flippable ones until the node's next effective move.
+-- flip: makes a move effective or ineffective and returns the moves that may flip in turn: if the node's parent
+-- changes, the flippable moves up to the node's next effective move.
 -- Arguments: see set_placement.
--- Result: the change of the state digest; timestamps in order (see flippable).
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: call it for a real flip only.
+-- Returns the change to the state digest and timestamps in order (see flippable).
+-- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: call it only for a real flip.
 create function canopy.flip(
   p_room_id bigint, p_op canopy.history, p_effective boolean, p_logged boolean,
   out delta bigint, out queue uuid[])

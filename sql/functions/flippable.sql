@@ -1,11 +1,11 @@
--- flippable: the moves whose validity can have changed when a node's parent changed between p and q
--- for the span of time (from, to): those on a node while it was, or may have become, above p or q.
--- Arguments: room, the two parents, the span (both ends excluded).
--- Result: their timestamps in order.
--- Cost: follows p and q upwards through the span, each parent for as long as it was one; where that
--- would outgrow the span, all moves of the span are returned instead, so that a flip never costs more
--- than undoing and redoing everything behind it.
--- Locks, errors: none. Source: the project's design, "sparse replay".
+-- flippable: the moves whose validity can have changed because a node's parent changed between p and q during
+-- (from, to): those of a node while it was, or may have become, above p or q.
+-- Arguments: room; the two parents; the span, both ends excluded.
+-- Returns their timestamps in order.
+-- Cost: follows p and q upwards through the span, each parent only while it was one. If that outgrows the span,
+-- returns all moves of the span instead, so that a flip never costs more than undoing and redoing everything
+-- after it.
+-- Locks, errors: none.
 create function canopy.flippable(p_room_id bigint, p_p uuid, p_q uuid, p_from uuid, p_to uuid)
 returns uuid[]
 language plpgsql stable
@@ -27,7 +27,7 @@ begin
       select up.parent, up.low, up.high
         from above a
        cross join lateral (
-         -- The placements of x that held within (low, high), and when.
+         -- The placements of x during (low, high), and when each applied.
          select e.parent,
                 greatest(e.ts, a.low) as low,
                 lead(e.ts, 1, a.high) over (order by e.ts) as high

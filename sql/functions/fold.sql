@@ -1,18 +1,18 @@
--- fold: takes out of history what is at or before the room's horizon and no operation behind it can need
--- (COMPACTION.md has the argument), a page at a time. What stays of a node's moves up to the horizon:
--- its last effective one; if that is to Trash, also the last effective one before it that is not, where
--- a correction would put it back; and that delete's correction, effective or not, so that there is never
--- a second one. Of sets nothing stays: the current ones are not in history.
--- Arguments: the room's row; the timestamp to go on behind; how many operations to look at.
--- Result: the timestamp to go on behind next; how many were taken out; whether the horizon is reached.
--- Writes the room's row: min_seq, and what was folded; the buckets are of the log as it is then.
--- Locks: none; the caller holds the room's row. Errors: none. Idempotent.
+-- fold: examines a page of history at or before the room's horizon and removes what no operation after the
+-- horizon can need (see COMPACTION.md). Of a node's moves up to the horizon it keeps the last effective one; if
+-- that is a delete, also the last effective one before it outside Trash, where a correction would put the node
+-- back, and the delete's correction, effective or not, so that there is never a second one. It keeps no sets: the
+-- current ones are not in history.
+-- Arguments: the room's row; the timestamp to continue after; how many operations to examine.
+-- Returns the timestamp to continue after next; how many operations were removed; whether the horizon is reached.
+-- Updates the room's row (min_seq and the folded_ columns) and the buckets.
+-- Locks: see uncount_buckets; the caller holds the room's row. Errors: none. Idempotent.
 create function canopy.fold(
   p_room canopy.rooms, p_after uuid, p_limit bigint,
   out next uuid, out folded bigint, out done boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off -- joins within the page are hashed; lookups are lateral with a limit
+set enable_nestloop = off -- joins within the page are hashed; lookups are LATERAL with LIMIT
 as $$
 declare
   c_trash constant uuid := '00000000-0000-0000-0000-000000000002';
@@ -32,7 +32,7 @@ begin
   next := coalesce(v_page[cardinality(v_page)].ts, p_after);
 
   with settled as materialized (
-    -- Each node's last effective move up to the horizon, and its last one that was not to Trash.
+    -- Each node's last effective move up to the horizon, and the last one that was not to Trash.
     select moved.node, greatest(cur.ts, past.ts) as last, greatest(cur.outside, placed.ts) as outside
       from (select distinct p.node from unnest(v_page) as p where p.kind = 1) as moved
       left join lateral (

@@ -1,5 +1,5 @@
--- holding_delete: the delete that a node hangs below in the current tree: the move to Trash that holds
--- the node itself or its topmost ancestor; no row where the node is not in Trash.
+-- holding_delete: the delete above a node in the current tree: the move to Trash of the node itself or of its
+-- topmost ancestor; no row if the node is not in Trash.
 -- Cost: O(depth). Locks: none. Errors: none, even on a damaged tree: UNION drops repeated rows.
 create function canopy.holding_delete(p_room_id bigint, p_node uuid)
 returns setof canopy.nodes

@@ -1,10 +1,10 @@
--- is_ancestor: whether a node was the given parent, or an ancestor of it, just before a timestamp:
--- the question that decides if a move of the node to that parent is effective.
--- Arguments: room, node, parent, timestamp (the greatest uuid asks for the current tree).
+-- is_ancestor: whether, just before a timestamp, a node was the given parent or an ancestor of it. This decides
+-- whether a move of the node to that parent is effective.
+-- Arguments: room; node; parent; timestamp (the greatest uuid means the current tree).
 -- Cost: O(depth); no depth limit.
--- Errors: CN500 where the recorded parents form a cycle, which only a damaged database has. UNION
--- drops repeated rows, so that the walk ends even then.
--- Locks: none. Idempotent: reads only.
+-- Errors: CN500 if the recorded parents form a cycle, which happens only in a damaged database. UNION drops
+-- repeated rows, so the walk terminates even then.
+-- Locks: none. Read-only.
 create function canopy.is_ancestor(p_room_id bigint, p_node uuid, p_parent uuid, p_ts uuid)
 returns boolean
 language plpgsql stable

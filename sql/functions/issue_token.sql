@@ -1,7 +1,7 @@
--- issue_token: notes a token that is being issued, so that it can be listed and revoked.
--- Arguments: the token's id (jti), subject, room grants, and when it was issued and expires.
--- Locks: none beyond the inserted row. Errors: 23505 the id is taken; 23514 an id out of bounds.
--- Not idempotent: an id is issued once. Forgets tokens that expired more than 90 days ago.
+-- issue_token: records a token being issued, so that it can be listed and revoked.
+-- Arguments: the token's id (jti), subject, room grants, and times of issue and expiry.
+-- Locks: none beyond the inserted row. Errors: 23505 duplicate id; 23514 id of invalid length.
+-- Not idempotent: an id is issued once. Also deletes tokens that expired more than 90 days ago.
 create function canopy.issue_token(
   p_token_id text, p_subject text, p_rooms jsonb, p_issued_at timestamptz, p_expires_at timestamptz)
 returns void

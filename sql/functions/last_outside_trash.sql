@@ -1,7 +1,6 @@
--- last_outside_trash: a node's last effective move before a timestamp whose parent was not Trash; no row
--- where there is none. Cost: one index lookup where that is the node's placement, otherwise two and the
--- moves within Trash that came after it.
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+-- last_outside_trash: a node's last effective move before a timestamp whose parent was not Trash; no row if there
+-- is none. Cost: one index lookup if that is the node's placement, otherwise two plus the later moves to Trash.
+-- Locks, errors: none. Has no SET, so it can be inlined; its names are schema-qualified.
 create function canopy.last_outside_trash(p_room_id bigint, p_node uuid, p_ts uuid)
 returns table (ts uuid, parent uuid)
 language sql stable rows 1

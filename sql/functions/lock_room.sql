@@ -1,8 +1,8 @@
--- lock_room: takes a room's row before anything else of it is read, for functions that do a piece of work
--- on all of it (apply does the same itself: it is called too often for one more call).
--- Arguments: the room's name. Result: its row.
--- Locks: the room's row. Errors: CN404 no such room; CN501 not READ COMMITTED, where the statements that
--- follow would not see what the lock waited for. Idempotent.
+-- lock_room: locks a room's row before anything else of the room is read, for functions that work on the whole
+-- room (apply does the same inline: it is called too often for an extra function call).
+-- Arguments: the room's name. Returns its row.
+-- Locks: the room's row. Errors: CN404 no such room; CN501 not READ COMMITTED, where later statements would not
+-- see what the lock waited for. Idempotent.
 create function canopy.lock_room(p_room text)
 returns canopy.rooms
 language plpgsql volatile

@@ -1,6 +1,6 @@
 -- log_hash: an operation's contribution to the log digest (moveop.Op.LogHash).
--- Arguments: the operation's body. Result: 64 bits. Locks, errors: none.
--- It carries no SET, so that it is inlined; every name in it is a built-in.
+-- Arguments: the operation's body. Returns 64 bits. Locks, errors: none.
+-- Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.log_hash(
   kind smallint, ts uuid, node uuid, parent uuid, order_key text, key text, value text)
 returns bigint

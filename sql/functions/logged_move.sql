@@ -1,6 +1,6 @@
--- logged_move: the logged move with a timestamp, wherever it is stored; no row where there is none.
--- (Asked for kind = 1, the planner may take the index of moves by node, which is no use here.)
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+-- logged_move: the logged move with a timestamp, whichever table it is in; no row if there is none.
+-- (Given kind = 1, the planner may choose the index on moves by node, which is useless here.)
+-- Locks, errors: none. Has no SET, so it can be inlined; its names are schema-qualified.
 create function canopy.logged_move(p_room_id bigint, p_ts uuid)
 returns setof canopy.ops
 language sql stable

@@ -1,17 +1,15 @@
--- logged_seqs: which operations of a batch the log already holds. A replica's operations arrive in
--- timestamp order, so only those up to its entry in the version vector can be there: everything newer
--- needs no lookup.
--- Arguments: the room's row, the batch; seq is the position in it.
--- Result: by position, the seq of a duplicate, null for a new operation.
--- Errors, for the first offending operation (see refuse): CN409 where the log has another operation
--- with this timestamp, CN410 where it may have been compacted away, CN416 where a later one of the
--- replica came first.
--- Locks: none; the caller holds the room's row. Idempotent: reads only.
+-- logged_seqs: finds which operations of a batch are already in the log. A replica's operations arrive in
+-- timestamp order, so only those up to its entry in the version vector can be; anything newer needs no lookup.
+-- Arguments: the room's row; the batch; seq is the position in it.
+-- Returns, by position, the seq of a duplicate, null for a new operation.
+-- Errors, for the first offending operation (see refuse): CN409 another operation has this timestamp; CN410 it
+-- may have been compacted away; CN416 the log already has a later operation of the replica.
+-- Locks: none; the caller holds the room's row. Read-only.
 create function canopy.logged_seqs(p_room canopy.rooms, p_ops canopy.history[])
 returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off -- joins within the batch are hashed; lookups are lateral with a limit
+set enable_nestloop = off -- joins within the batch are hashed; lookups are LATERAL with LIMIT
 as $$
 declare
   v_seqs  bigint[];

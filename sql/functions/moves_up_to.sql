@@ -1,5 +1,6 @@
--- moves_up_to: the timestamps of the moves behind a room's horizon, up to p_target: p_limit of them, and all
--- up to p_reach. Locks, errors: none. Reads two indexes in order and stops at the limit.
+-- moves_up_to: the timestamps of the first moves after a room's horizon, none after p_target: whole pages of
+-- p_limit, until the last one reaches p_reach.
+-- Locks, errors: none. Reads two indexes in order and stops at the limit.
 create function canopy.moves_up_to(p_room canopy.rooms, p_target uuid, p_reach uuid, p_limit bigint)
 returns uuid[]
 language plpgsql stable
@@ -16,7 +17,7 @@ begin
         from (select h.ts
                 from canopy.history h
                where h.room_id = p_room.room_id
-                 and h.kind <> 2 -- not "= 1": the index of moves by node looks as good for that
+                 and h.kind <> 2 -- not "= 1", for which the index on moves by node looks just as good
                  and uuid_send(h.ts) > uuid_send(v_from)
                  and uuid_send(h.ts) <= uuid_send(p_target)
               union all

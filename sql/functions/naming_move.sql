@@ -1,8 +1,7 @@
--- naming_move: whether the log has a move, effective or not, that names a node as parent: one such move's
--- seq, or no row. A node that no move names cannot be anybody's ancestor, which is what makes creating and
--- moving leaves cheap.
--- Cost: two index lookups at most. Locks, errors: none. It carries no SET and returns a set, so that it is
--- inlined where it stands in FROM; its names are schema-qualified.
+-- naming_move: whether the log has a move, effective or not, that names a node as parent: the seq of one such
+-- move, or no row. A node that no move names cannot be an ancestor, which makes creating and moving leaves cheap.
+-- Cost: at most two index lookups. Locks, errors: none. Has no SET and returns a set, so it can be inlined in
+-- FROM; its names are schema-qualified.
 create function canopy.naming_move(p_room_id bigint, p_node uuid)
 returns table (seq bigint)
 language sql stable rows 1

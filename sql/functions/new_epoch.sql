@@ -1,7 +1,7 @@
--- new_epoch: says that a room's history is not the one that its clients know, as after a restore from a
--- backup: they take a snapshot, and push again what they find missing of their own.
--- Arguments: the room's name. Result: the epoch that it has from now on.
--- Locks: the room's row. Errors: CN404 no such room. Not idempotent: every call makes another.
+-- new_epoch: declares that a room's history is not the one its clients know, as after restoring a backup. They
+-- load a snapshot, and push again those of their own operations that are missing.
+-- Arguments: the room's name. Returns its new epoch.
+-- Locks: the room's row. Errors: CN404 no such room. Not idempotent: every call makes a new epoch.
 create function canopy.new_epoch(p_room text)
 returns uuid
 language plpgsql volatile

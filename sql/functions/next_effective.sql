@@ -1,5 +1,5 @@
--- next_effective: the timestamp of a node's first effective move after a given one; the greatest uuid
--- where there is none. Locks, errors: none.
+-- next_effective: the timestamp of a node's first effective move after a given one; the greatest uuid if there is
+-- none. Locks, errors: none.
 create function canopy.next_effective(p_room_id bigint, p_node uuid, p_ts uuid)
 returns uuid
 language plpgsql stable

@@ -1,14 +1,13 @@
--- next_horizon: how far a room's horizon can go, on a way of p_limit moves. Nothing at or before the
--- horizon is replayed again, so no operation that may still come can be allowed to change what is
--- effective there. Operations behind the horizon cannot. The correction of an old delete could: it puts
--- node n back below b, as of the delete, and a move of b, or of something above b, into n while n was in
--- Trash is then one that would have made a cycle. The horizon does not stop between such a move and the
--- one that takes n out of Trash; where there is none, it stops before the move for good.
--- Arguments: the room's row, the timestamp to get to, the number of moves to look at.
--- Result: the new horizon; the old one where a move stands right behind it that it cannot pass.
--- Cost: a lookup for each move; a walk for moves of nodes that have been named as parents, in rooms that
--- had deletes; where a move right behind the horizon is to be passed, all until that is possible.
--- Locks: none; the caller holds the room's row. Errors: none. Idempotent: reads only.
+-- next_horizon: how far a room's horizon can advance within about p_limit moves. Nothing at or before the horizon
+-- is replayed again, so no future operation may change what is effective there. Operations after the horizon
+-- cannot, but the correction of an old delete could: it puts node n back below b as of the delete, and a move of b
+-- or its ancestor into n while n was in Trash would then have made a cycle. The horizon never stops between such a
+-- move and the one that takes n out of Trash; if there is none, it stops before the move for good.
+-- Arguments: the room's row; the target horizon; the number of moves to look at.
+-- Returns the new horizon; the old one if the very next move cannot be passed.
+-- Cost: one lookup per move, plus, in rooms that have had deletes, a walk per move of a node ever named as a
+-- parent. To pass a move right after the horizon, it looks at as many moves as that takes.
+-- Locks: none; the caller holds the room's row. Errors: none. Read-only.
 create function canopy.next_horizon(p_room canopy.rooms, p_target uuid, p_limit bigint)
 returns uuid
 language plpgsql stable
@@ -16,7 +15,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target uuid := p_target;
-  v_reach  uuid := p_room.horizon; -- not to stop before this
+  v_reach  uuid := p_room.horizon; -- do not stop before this
   v_moves  uuid[];
   v_to     uuid;
   v_before uuid;

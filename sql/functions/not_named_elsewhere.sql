@@ -1,12 +1,12 @@
--- not_named_elsewhere: those subtrees of which no move in history, of a node outside, names a node as
--- parent: such a move could be in force again, or be where a correction puts its node back to.
--- Arguments: room; nodes; of each, by position, the top of its subtree. Result: the nodes of those subtrees.
--- Cost: O(nodes + moves that name them as parent). Locks, errors: none. Idempotent: reads only.
+-- not_named_elsewhere: keeps those subtrees of which no node is named as parent by a move in history of a node
+-- outside: such a move could become effective again, or be where a correction puts its node back.
+-- Arguments: room; nodes; by position, the top of each node's subtree. Returns the nodes of the subtrees kept.
+-- Cost: O(nodes + moves that name them as parent). Locks, errors: none. Read-only.
 create function canopy.not_named_elsewhere(p_room_id bigint, p_nodes uuid[], p_tops uuid[])
 returns uuid[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off -- joins of arrays are hashed
+set enable_nestloop = off -- joins of the arrays are hashed
 as $$
 begin
   if cardinality(p_nodes) = 0 then

@@ -1,8 +1,8 @@
--- op_fault: what is wrong with an operation in itself: SQLSTATE, a colon and the reason; null where it is
--- sound. The services check more (moveop.Op.Validate); this is the last gate.
--- Arguments: the operation, its author (see replica_of), and what is too new by now (see first_too_new).
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified or built
--- in. Where it is asked once a transaction it costs by its size: each function named in it is looked up anew.
+-- op_fault: what is wrong with an operation in itself: SQLSTATE, a colon and the reason; null if nothing is. The
+-- services check more (moveop.Op.Validate); this is the last gate.
+-- Arguments: the operation; its author (see replica_of); what is too new at this moment (see first_too_new).
+-- Locks, errors: none. Has no SET, so it can be inlined; its names are schema-qualified or built-in. In
+-- apply_one its cost grows with its size: each function it refers to is looked up again in each transaction.
 create function canopy.op_fault(
   p_kind smallint, p_ts uuid, p_replica bigint, p_node uuid, p_parent uuid, p_order_key text, p_key text,
   p_has_value boolean, p_known bigint, p_too_new bytea)

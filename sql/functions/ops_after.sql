@@ -1,4 +1,4 @@
--- ops_after: at most p_limit operations of a room with seq > p_after, in seq order without a hole.
+-- ops_after: at most p_limit operations of a room with seq > p_after, in seq order without gaps.
 -- Locks: none. Errors: CN404 no such room; CN411 p_after is below the room's min_seq. Reads three indexes in
 -- order and stops at the limit.
 create function canopy.ops_after(p_room text, p_after bigint, p_limit bigint)

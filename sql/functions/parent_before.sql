@@ -1,8 +1,7 @@
--- parent_before: the parent that a node had just before a timestamp, by its last effective move.
--- Arguments: room, node, timestamp. Result: at most one row; none, or null, where it was not placed.
--- Cost: one index lookup where the node's placement is older than ts, two otherwise.
--- Locks, errors: none. It carries no SET and returns a set, so that it is inlined where it stands in
--- FROM; its names are schema-qualified.
+-- parent_before: a node's parent just before a timestamp, from its last effective move by then.
+-- Arguments: room; node; timestamp. Returns at most one row; none, or null, if the node was not placed.
+-- Cost: one index lookup if the node's placement is older than ts, otherwise two.
+-- Locks, errors: none. Has no SET and returns a set, so it can be inlined in FROM; its names are schema-qualified.
 create function canopy.parent_before(p_room_id bigint, p_node uuid, p_ts uuid)
 returns table (parent uuid)
 language sql stable rows 1

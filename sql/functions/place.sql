@@ -1,11 +1,11 @@
--- place: logs one move and what follows from it. A node that no move in the log names as parent cannot be
--- anybody's ancestor: its move is effective, and flips no other, however late it is. Otherwise a walk up
--- from the parent decides; and only where the move is not newer than all others can it flip any.
+-- place: logs one move and its consequences. A node that no logged move names as parent cannot be an ancestor, so
+-- its move is effective and flips no other, however late it is. Otherwise a walk up from the parent decides, and
+-- only a move that is not the newest can flip others.
 -- Arguments: room; the move; whether it is newer than every logged move.
--- Result: the change of the state digest; null where the move is not effective, so that nothing changes.
--- Cost: O(depth) in order, otherwise see settle. (A new leaf is apply_one's or apply_leaf_moves'.)
--- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent. It carries
--- no SET (see README.md, "Plans").
+-- Returns the change to the state digest; null if the move is ineffective, so that nothing changes.
+-- Cost: O(depth) in order, otherwise see settle. (apply_one and apply_leaf_moves handle new leaves themselves.)
+-- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent. Has no SET (see
+-- README.md, "Plans").
 create function canopy.place(p_room_id bigint, p_op canopy.history, p_in_order boolean)
 returns bigint
 language plpgsql volatile

@@ -1,7 +1,7 @@
--- place_correction: logs the correction of a delete that holds its node now. Behind the horizon it is a
--- move like any (see place). At or before it, where history is folded, it is known to be effective and to
--- change no other move's flag up to the horizon (see next_horizon): only moves behind it are looked at.
--- Arguments: the room's row, the correction. Result: the change of the state digest.
+-- place_correction: logs the correction of a delete that holds its node now. After the horizon it is a move like
+-- any other (see place). At or before the horizon, where history is folded, it is known to be effective and to
+-- change no other flag up to the horizon (see next_horizon), so only moves after the horizon are examined.
+-- Arguments: the room's row; the correction. Returns the change to the state digest.
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor). Not idempotent.
 create function canopy.place_correction(p_room canopy.rooms, p_op canopy.history)
 returns bigint

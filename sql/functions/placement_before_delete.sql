@@ -1,6 +1,6 @@
--- placement_before_delete: where a delete took its node away from: the node's last effective move
--- before it whose parent was not Trash; no row where the node was placed nowhere else.
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+-- placement_before_delete: where a delete took its node from: the node's last effective move before it outside
+-- Trash; no row if there is none.
+-- Locks, errors: none. Has no SET, so it can be inlined; its names are schema-qualified.
 create function canopy.placement_before_delete(p_room_id bigint, p_node uuid, p_delete_ts uuid)
 returns setof canopy.history
 language sql stable

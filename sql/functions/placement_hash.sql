@@ -1,7 +1,6 @@
 -- placement_hash: a node's contribution to the state digest (moveop.PlacementHash).
--- Arguments: the node's current placement. Result: 64 bits, 0 where the node is not placed (parent
--- is null). Locks, errors: none.
--- It carries no SET, so that it is inlined; every name in it is a built-in.
+-- Arguments: the node's current placement. Returns 64 bits, 0 if the node is not placed (parent is null).
+-- Locks, errors: none. Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.placement_hash(node uuid, parent uuid, order_key text)
 returns bigint
 language sql stable parallel safe

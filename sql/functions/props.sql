@@ -1,5 +1,5 @@
--- props: a node's properties that are not cleared, as one JSON object; null where it has none.
--- Locks, errors: none. It carries no SET, so that it is inlined; its names are schema-qualified.
+-- props: a node's properties that are not cleared, as one JSON object; null if it has none.
+-- Locks, errors: none. Has no SET, so it can be inlined; its names are schema-qualified.
 create function canopy.props(p_room_id bigint, p_node uuid)
 returns json
 language sql stable

@@ -1,12 +1,12 @@
--- purge: removes deleted subtrees for good, a page of those in Trash at a time (COMPACTION.md has the
--- argument). A subtree goes as a whole if it was deleted at or before p_before, and nothing in it, and
--- nothing that names a node of it as parent, is behind the room's horizon, or waits in history for a
--- correction. Of its nodes only the ids stay: operations that name them are refused from then on.
--- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to go on behind, null at
--- first; the number of deleted nodes to look at, and of nodes to remove. A subtree of more stays.
--- Result: where to go on; how many nodes were removed; whether all of Trash was looked at.
--- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent). Errors: CN404 no
--- such room; 22023 p_limit is not positive; CN501 not READ COMMITTED. Idempotent.
+-- purge: permanently removes deleted subtrees, one page of Trash at a time (see COMPACTION.md). A subtree goes as
+-- a whole if it was deleted at or before p_before, nothing logged of it is after the room's horizon, and no move
+-- in history of a node outside names one of its nodes as parent. Only the ids of its nodes stay: operations that
+-- name them are refused from then on.
+-- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to continue after, null at first; how
+-- many deleted nodes to examine, and how many nodes to remove at most. A larger subtree stays.
+-- Returns where to continue; how many nodes were removed; whether all of Trash has been examined.
+-- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent), and see uncount_buckets.
+-- Errors: CN404 no such room; 22023 p_limit is not positive; CN501 not READ COMMITTED. Idempotent.
 create function canopy.purge(
   p_room text, p_before uuid, p_after_key text, p_after_node uuid, p_limit bigint,
   out next_key text, out next_node uuid, out purged bigint, out done boolean)
@@ -24,7 +24,7 @@ declare
   v_looked bigint := 0;
   v_below  uuid[];
   v_nodes  uuid[] := '{}';
-  v_tops   uuid[] := '{}';  -- of each of v_nodes, the deleted node that it is below
+  v_tops   uuid[] := '{}';  -- for each of v_nodes, the deleted node at the top
 begin
   v_room := canopy.lock_room(p_room);
   if p_limit < 1 then
@@ -47,7 +47,7 @@ begin
     if v_top.ts <= p_before and v_top.ts <= v_room.horizon then
       v_below := coalesce(canopy.settled_below(v_room, v_top.node, p_limit), '{}');
       if cardinality(v_nodes) + cardinality(v_below) > p_limit then
-        done := false; -- the next call begins with it
+        done := false; -- the next call starts with it
         exit;
       end if;
       v_nodes := v_nodes || v_below;

@@ -1,5 +1,5 @@
--- refuse: raises a refusal of a batch. Errors: always, with the SQLSTATE given; DETAIL is JSON with
--- the operation's timestamp ("op") and the server's clock in Unix milliseconds ("server_time").
+-- refuse: raises the refusal of a batch. Errors: always, with the given SQLSTATE; DETAIL is JSON with the
+-- operation's timestamp ("op") and the server's clock in Unix milliseconds ("server_time").
 create function canopy.refuse(p_sqlstate text, p_ts uuid, p_message text)
 returns void
 language plpgsql stable

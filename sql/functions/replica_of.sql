@@ -1,6 +1,5 @@
--- replica_of: the author of an operation, the low 64 bits of its timestamp. Negative for the
--- server's corrections (top bit set). Locks, errors: none.
--- It carries no SET, so that it is inlined; every name in it is a built-in.
+-- replica_of: an operation's author, the low 64 bits of its timestamp. Negative for the server's corrections (top
+-- bit set). Locks, errors: none. Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.replica_of(ts uuid)
 returns bigint
 language sql immutable parallel safe

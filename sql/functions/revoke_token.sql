@@ -1,10 +1,9 @@
 -- revoke_token: revokes a token by its id.
--- Arguments: the id (jti); whether it may be one that was not issued here, which nobody can list and
--- whose expiry is not known.
--- Result: when the token was revoked, the first time if it was before; null where it was not issued
--- here and has to be.
--- Locks: the row of revocation_head, until commit. Errors: 23514 an id out of bounds. Idempotent.
--- Forgets revocations of tokens that expired more than a day ago, which no leeway reaches.
+-- Arguments: the id (jti); whether to accept one that was not issued here, which cannot be listed and whose expiry
+-- is unknown.
+-- Returns when the token was (first) revoked; null if it was not issued here but had to be.
+-- Locks: the row of revocation_head, until commit. Errors: 23514 id of invalid length. Idempotent.
+-- Also deletes revocations of tokens that expired more than a day ago, beyond any leeway.
 create function canopy.revoke_token(p_token_id text, p_foreign boolean)
 returns timestamptz
 language plpgsql volatile security definer

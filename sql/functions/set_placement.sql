@@ -1,10 +1,10 @@
--- set_placement: flips one move, and with it its node's row where the move is, or now becomes, the
--- node's last effective one. The row that a placement displaces goes to history and back, so that every
--- operation stays in exactly one table.
--- Arguments: room; the move; whether it is to be effective; whether it is logged already, with the other
--- flag (a move that is not logged yet can only become effective).
--- Result: the change of the state digest. Locks: none; the caller holds the room's row.
--- Not idempotent: call it for a real flip only.
+-- set_placement: flips one move, and updates its node's row if the move is, or now becomes, the node's last
+-- effective one. The displaced placement moves between history and nodes, so that every operation stays in
+-- exactly one table.
+-- Arguments: room; the move; whether it becomes effective; whether it is already logged, with the opposite flag
+-- (a move not logged yet can only become effective).
+-- Returns the change to the state digest. Locks: none; the caller holds the room's row.
+-- Not idempotent: call it only for a real flip.
 create function canopy.set_placement(p_room_id bigint, p_op canopy.history, p_effective boolean, p_logged boolean)
 returns bigint
 language plpgsql volatile
@@ -18,7 +18,7 @@ begin
    where room_id = p_room_id
      and node = p_op.node;
 
-  -- Only the node's last effective move shows in its row.
+  -- Only the node's last effective move is in its row.
   if (p_effective and v_cur.ts > p_op.ts) or (not p_effective and v_cur.ts <> p_op.ts) then
     if p_logged then
       update canopy.history

@@ -1,8 +1,7 @@
--- set_restore_on: chooses what makes up for a delete whose author did not know of it (see correct).
--- Arguments: room; 'move+set' (moves and property writes below it), 'move' or 'never'.
--- Result: none. It holds for the batches that come after it.
--- Locks: the room's row. Errors: CN404 no such room; 23514 unknown policy
--- (rooms_restore_on_valid). Idempotent.
+-- set_restore_on: chooses which operations make up for a delete whose author did not know of them (see correct).
+-- Arguments: room; 'move+set' (moves and property writes below the deleted node), 'move' or 'never'.
+-- Returns nothing. Applies to batches that come after it.
+-- Locks: the room's row. Errors: CN404 no such room; 23514 unknown policy (rooms_restore_on_valid). Idempotent.
 create function canopy.set_restore_on(p_room text, p_restore_on text)
 returns void
 language plpgsql volatile

@@ -1,7 +1,6 @@
--- set_value: logs one set; the last writer by timestamp wins. Of the two writes, the other one's row is in
--- history.
--- Arguments: room, the set. Result: the change of the state digest.
--- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: it must be new.
+-- set_value: logs one set; the last write by timestamp wins, and the other one goes to history.
+-- Arguments: room; the set. Returns the change to the state digest.
+-- Locks: none; the caller holds the room's row. Errors: none. Not idempotent: the set must be new.
 create function canopy.set_value(p_room_id bigint, p_op canopy.history)
 returns bigint
 language plpgsql volatile

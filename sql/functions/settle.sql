@@ -1,12 +1,12 @@
--- settle: sparse replay. Takes a queue of logged moves whose validity may differ from their flag and
--- goes on until every flag in the room is right again: each effective move is one whose node was not,
--- in the state made by the effective moves before it, its parent or an ancestor of its parent.
--- Arguments: room, timestamps of moves in order. Result: the change of the state digest.
+-- settle: sparse replay. Processes a queue of logged moves whose validity may differ from their flag until every
+-- flag in the room is right again: a move is effective unless, in the state made by the effective moves before
+-- it, its node was its parent or an ancestor of its parent.
+-- Arguments: room; timestamps of moves in order. Returns the change to the state digest.
 -- Cost: a walk per queued move, plus what flippable returns for each that flips.
 -- Locks: none; the caller holds the room's row. Errors: CN500 (see is_ancestor).
 -- Idempotent: settling again flips nothing.
--- Source: Kleppmann et al., "A highly-available move operation for replicated trees" (the result);
--- the project's design, "sparse replay" (the algorithm).
+-- Specified by Kleppmann et al., "A highly-available move operation for replicated trees"; sql/README.md outlines
+-- the algorithm.
 create function canopy.settle(p_room_id bigint, p_queue uuid[])
 returns bigint
 language plpgsql volatile

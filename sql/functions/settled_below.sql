@@ -1,7 +1,7 @@
--- settled_below: a node and all that hangs below it now, if no more than p_limit nodes, and nothing that
--- was logged of any of them is behind the room's horizon.
--- Arguments: the room's row, the node, the limit. Result: the nodes; null where they are more, or not settled.
--- Cost: O(p_limit). Locks, errors: none; UNION makes it end even on a damaged tree.
+-- settled_below: a node and everything below it now, if that is at most p_limit nodes and nothing logged of any of
+-- them is after the room's horizon.
+-- Arguments: the room's row; the node; the limit. Returns the nodes; null if there are more or not all are settled.
+-- Cost: O(p_limit). Locks, errors: none; UNION makes it terminate even on a damaged tree.
 create function canopy.settled_below(p_room canopy.rooms, p_node uuid, p_limit bigint)
 returns uuid[]
 language plpgsql stable

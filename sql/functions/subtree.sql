@@ -1,9 +1,10 @@
--- subtree: a page of what hangs below a node, itself not included, breadth first: level by level, each
--- in the order of its parents and then of siblings.
--- Arguments: room, node, how many levels at most (null: all), the position to go on behind (level from
--- 1 and the number of nodes of it already given; 0, 0 at first), page size, the bytes of properties that fill a page.
--- Result: one row a node, with its position as (level, place), the last one when those before it fill the page.
--- Cost: O(nodes down to the last level of the page). Locks, errors: none; the caller has resolved the room.
+-- subtree: a page of the nodes below a node, not including itself, breadth first: level by level, each in the
+-- order of the parents and then of the siblings.
+-- Arguments: room; node; the most levels to descend (null: all); the position to continue after (level, from 1,
+-- and how many of its nodes were already returned; 0, 0 at first); page size; the bytes of properties that fill a
+-- page.
+-- Returns one row per node, with its position as (level, place); the last one once those before it fill the page.
+-- Cost: O(nodes down to the page's last level). Locks, errors: none; the caller has looked up the room.
 create function canopy.subtree(
   p_room_id bigint, p_node uuid, p_depth bigint, p_after_level bigint, p_after_place bigint, p_limit bigint,
   p_bytes bigint)

@@ -1,7 +1,7 @@
--- survives: whether an operation shows in the room's state, so that a delete above it would take
--- something away: the current placement of its node other than Trash, or the placement that the delete
--- now holding its node took it away from, or (policy move+set) its property's current write.
--- Locks, errors: none. Idempotent: reads only.
+-- survives: whether an operation shows in the room's state, so that a delete above it would take something away.
+-- It does if it is its node's current placement outside Trash, or the placement that the delete now holding the
+-- node took it from, or (policy move+set) its property's current write.
+-- Locks, errors: none. Read-only.
 create function canopy.survives(p_room canopy.rooms, p_op canopy.history)
 returns boolean
 language plpgsql stable

@@ -1,8 +1,8 @@
--- surviving_ops: the replicas' operations that show in the room's state, as rows of history: current
--- placements other than Trash, and under the policy move+set the properties' current writes. Server
--- corrections are left out: they cause none themselves.
--- Locks, errors: none. It carries no SET, so that it is inlined and conditions on node or seq reach the
--- indexes; its names are schema-qualified.
+-- surviving_ops: the replicas' operations that show in the room's state, as rows of history: current placements
+-- outside Trash and, under the policy move+set, the current writes of properties. It leaves out the server's
+-- corrections, which cause none themselves.
+-- Locks, errors: none. Has no SET, so it can be inlined and conditions on node or seq reach the indexes; its names
+-- are schema-qualified.
 create function canopy.surviving_ops(p_room_id bigint, p_restore_on text)
 returns setof canopy.history
 language sql stable

@@ -1,7 +1,7 @@
--- uncount_buckets: takes operations that leave the log out of the buckets that they were counted into.
--- Arguments: room, operations of its history. Result: none.
--- Locks: the room's row of log_bucket_heads, until the transaction ends, so that nobody counts meanwhile
--- what is about to leave; the caller holds the room's row. Errors: none. Not idempotent.
+-- uncount_buckets: takes operations that leave the log out of the buckets they were counted in.
+-- Arguments: room; operations of its history. Returns nothing.
+-- Locks: the room's row in log_bucket_heads, until the transaction ends, so that nobody meanwhile counts what is
+-- about to leave; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.uncount_buckets(p_room_id bigint, p_ops canopy.history[])
 returns void
 language plpgsql volatile

@@ -1,6 +1,6 @@
 -- value_hash: a property's contribution to the state digest (moveop.ValueHash).
--- Arguments: the current write of (node, key). Result: 64 bits, 0 where there is none (ts is null).
--- Locks, errors: none. It carries no SET, so that it is inlined; every name in it is a built-in.
+-- Arguments: the current write of (node, key). Returns 64 bits, 0 if there is none (ts is null).
+-- Locks, errors: none. Has no SET, so it can be inlined; uses only built-ins.
 create function canopy.value_hash(node uuid, key text, ts uuid)
 returns bigint
 language sql stable parallel safe

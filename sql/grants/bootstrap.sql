@@ -1,4 +1,4 @@
--- What serve bootstrap needs: to read everything of a room, and to write nothing.
+-- What serve bootstrap needs: to read everything in a room and write nothing.
 grant usage on schema canopy to :"role";
 grant select on canopy.migrations, canopy.installed_functions to :"role";
 grant select on canopy.rooms, canopy.nodes, canopy.values, canopy.history to :"role";

@@ -1,5 +1,5 @@
--- What serve realtime needs: to read rooms, and to call the functions that read and apply their logs. Nothing
--- may be written but through apply, create_room, count_buckets, compact and purge, which have the rights of their owner.
+-- What serve realtime needs: to read rooms and to call the functions that read and write their logs. It can write
+-- only through apply, apply_one, create_room, count_buckets, compact and purge, which run with their owner's rights.
 grant usage on schema canopy to :"role";
 grant select on canopy.migrations, canopy.installed_functions to :"role";
 grant select on canopy.rooms, canopy.replicas to :"role";
