@@ -108,7 +108,7 @@ var allowed = map[pgfuncs.Service]string{
 	pgfuncs.Realtime: "installed_functions migrations replicas revocation_head revoked_tokens rooms " +
 		"apply() apply_one() buckets() children() compact() compactable_rooms() count_below() count_buckets() create_room() ops_after() ops_between() purge() subtree()",
 	pgfuncs.Bootstrap: "history installed_functions migrations nodes revocation_head revoked_tokens rooms values count_below()",
-	pgfuncs.Tokens:    "issued_tokens revocation_head revoked_tokens issue_token() revoke_token()",
+	pgfuncs.Tokens:    "installed_functions issued_tokens migrations revocation_head revoked_tokens issue_token() revoke_token()",
 }
 
 func TestEachServiceWorksWithItsRoleAndNoMore(t *testing.T) {
