@@ -177,7 +177,7 @@ type Limits struct {
 	// in ten seconds. Defaults to 20,000, which is more than a room can take.
 	OpsPerSecond int
 	// MessagesPerSecond is the same for frames that are no pushes: presence, pulls, pings, what is malformed. A ping
-	// counts once more for every 100 sockets that its answer lists. Defaults to 500.
+	// counts once more for every 10 sockets that its answer lists. Defaults to 500.
 	MessagesPerSecond int
 	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.
 	Wave int

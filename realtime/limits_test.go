@@ -209,7 +209,7 @@ func TestPingsInACrowd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := setupPipe(t, func(cfg *realtime.Config) { cfg.Limits.MessagesPerSecond = 10 })
 		a := s.join("plan", 0xa)
-		for i := range moveop.ReplicaID(199) {
+		for i := range moveop.ReplicaID(19) {
 			s.join("plan", 0x1000+i)
 		}
 		begin := time.Now()

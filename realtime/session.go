@@ -393,7 +393,7 @@ func (s *session) presence(msg wire.Presence) {
 }
 
 // pingSockets is how many sockets the answer to a ping may list for as much as another message costs.
-const pingSockets = 100
+const pingSockets = 10
 
 func (s *session) ping() {
 	s.hub.mu.Lock()
