@@ -175,6 +175,8 @@ type Client struct {
 // meanwhile, and would hold a lock that the next one does not see. Path may be a symbolic link. A hard
 // link has a lock of its own, and must not be used while the file is open.
 //
+// New files can be read by their owner only, whatever the umask is; change the mode of one to share it.
+//
 // Edits may be in "path-wal" until Close, and after a crash until the next Open. When you replace a file
 // by a backup after a crash, remove path-wal first, or the backup is read with those edits on top.
 func Open(ctx context.Context, path string, opts Options) (*Client, error) {

@@ -141,9 +141,13 @@ const lockRetry = 50 * time.Millisecond
 // SQLite lock on an empty database beside the file. The operating system lets go of it if we die,
 // and SQLite's own locks work wherever SQLite does, also between two clients in one process.
 func lockFile(ctx context.Context, path string, wait bool) (*session, error) {
+	_, missing := os.Lstat(path + "-lock")
 	lock, err := openSession(path + "-lock")
 	if err != nil {
 		return nil, fmt.Errorf("lock replica file: %w", err)
+	}
+	if errors.Is(missing, fs.ErrNotExist) {
+		_ = os.Chmod(path+"-lock", private) // who can read it can lock it; where there are no modes, nobody else can
 	}
 	// In a file that cannot be written, SQLite begins a read, which locks nobody out: hence the write.
 	statements := []string{"PRAGMA journal_mode = memory", "BEGIN EXCLUSIVE", "PRAGMA user_version = 0"}
@@ -211,6 +215,9 @@ func createFile(path string, write func(draft string) error) (err error) {
 			err = fmt.Errorf("create replica file: %w", errors.Join(err, removeFile(draft)))
 		}
 	}()
+	if err := touch(draft); err != nil {
+		return err
+	}
 	if err := write(draft); err != nil {
 		return err
 	}
@@ -230,6 +237,19 @@ func createFile(path string, write func(draft string) error) (err error) {
 	// Not every system can sync a directory. Where one cannot, the name is as safe as it makes it.
 	_ = syncFile(filepath.Dir(path))
 	return nil
+}
+
+// private is the mode of all files: a room is nobody else's to read, whatever the umask is. What SQLite puts beside a
+// file gets the file's mode.
+const private = 0o600
+
+// touch makes an empty file, which is a database without anything in it.
+func touch(path string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, private)
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }
 
 func removeFile(path string) error {

@@ -61,6 +61,61 @@ func TestOpenReadOnly(t *testing.T) {
 	}
 }
 
+// A room is nobody else's to read, nor its lock to take, unless its owner has said so.
+func TestFilesArePrivate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "replica")
+	c := open(t, path, client.Options{})
+	defer c.Close()
+	create(t, c, moveop.Root, client.Last, "a")
+	if err := c.Export(t.Context(), filepath.Join(dir, "copy")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Fork(t.Context(), filepath.Join(dir, "fork"), "elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	modes := func() map[string]os.FileMode {
+		t.Helper()
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]os.FileMode{}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[e.Name()] = info.Mode()
+		}
+		return found
+	}
+	before := modes()
+	for _, name := range []string{"replica", "replica-wal", "replica-shm", "replica-lock", "copy", "fork"} {
+		if before[name] != 0o600 {
+			t.Errorf("%s: %v", name, before[name])
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"replica", "replica-lock"} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o664); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shared := open(t, path, client.Options{})
+	defer shared.Close()
+	create(t, shared, moveop.Root, client.Last, "b")
+	after := modes()
+	for _, name := range []string{"replica", "replica-wal", "replica-shm", "replica-lock"} {
+		if after[name] != 0o664 {
+			t.Errorf("shared %s: %v", name, after[name])
+		}
+	}
+}
+
 func chmod(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()
 	if err := os.Chmod(path, mode); err != nil {
