@@ -191,9 +191,9 @@ func report(ctx context.Context, env *Env, err error) int {
 	switch {
 	case err == nil, code == exitUnread:
 	case code == exitInterrupted:
-		fmt.Fprintln(env.Stderr, "canopy: interrupted:", err)
+		fmt.Fprintln(env.Stderr, "canopy: interrupted:", inert(err.Error(), lines))
 	default:
-		fmt.Fprintln(env.Stderr, "canopy:", err)
+		fmt.Fprintln(env.Stderr, "canopy:", inert(err.Error(), lines))
 	}
 	if usage, ok := errors.AsType[*kong.ParseError](err); ok && usage.Context != nil {
 		fmt.Fprintf(env.Stderr, "Run \"%s --help\" for usage.\n", commandOf(usage.Context))

@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	os.Exit(run(ctx, &Env{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Stdin: os.Stdin, Stdout: results(os.Stdout), Stderr: os.Stderr,
 		LookupEnv: os.LookupEnv,
 		Terminal:  term.IsTerminal(int(os.Stderr.Fd())),
 	}, os.Args[1:]))

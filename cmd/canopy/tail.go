@@ -66,7 +66,7 @@ func (c *tailCmd) Run(ctx context.Context, env *Env) error {
 			return err
 		}
 		delay := t.retryIn(err)
-		fmt.Fprintf(env.Stderr, "canopy: %v; connecting again in %s\n", err, delay.Round(time.Millisecond))
+		fmt.Fprintf(env.Stderr, "canopy: %s; connecting again in %s\n", inert(err.Error(), lines), delay.Round(time.Millisecond))
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -183,7 +183,7 @@ func (t *tailer) handle(conn *socket.Conn, msg wire.Message) error {
 
 // resync goes on at the head where the log cannot be followed from where we were, and says so.
 func (t *tailer) resync(msg wire.Resync) error {
-	fmt.Fprintf(t.env.Stderr, "canopy: cannot get the operations after %d (%s); going on after %d\n", t.seq, msg.Reason, msg.Head)
+	fmt.Fprintf(t.env.Stderr, "canopy: cannot get the operations after %d (%s); going on after %d\n", t.seq, visible(msg.Reason), msg.Head)
 	t.epoch, t.seq = msg.Epoch, msg.Head
 	return errors.New("the log cannot be followed from here")
 }

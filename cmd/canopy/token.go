@@ -232,8 +232,8 @@ func (c *tokenInspectCmd) check(ctx context.Context) (refusal, err error) {
 func (i inspected) write(env *Env) {
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	c := i.Claims
-	fmt.Fprintf(w, "header\t%s\nsubject\t%s\nid\t%s\n", i.Header, c.Subject, c.ID)
-	fmt.Fprintf(w, "issuer\t%s\naudience\t%s\n", c.Issuer, strings.Join(c.Audience, ", "))
+	fmt.Fprintf(w, "header\t%s\nsubject\t%s\nid\t%s\n", inert(string(i.Header), ""), c.Subject, c.ID)
+	fmt.Fprintf(w, "issuer\t%s\naudience\t%s\n", inert(c.Issuer, ""), inert(strings.Join(c.Audience, ", "), ""))
 	fmt.Fprintf(w, "issued\t%s\nnot before\t%s\nexpires\t%s\n", stamp(c.Issued), stamp(c.NotBefore), stamp(c.Expires))
 	for _, g := range c.Rooms {
 		fmt.Fprintf(w, "room\t%s\t%s\n", g.Room, g.Access)

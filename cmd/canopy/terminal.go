@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// results is standard output, with a shield if it is a terminal.
+func results(stdout *os.File) io.Writer {
+	if term.IsTerminal(int(stdout.Fd())) {
+		return &shield{to: stdout}
+	}
+	return stdout
+}
+
+// shield lets text do nothing to a terminal but be shown: much of it is other people's words.
+type shield struct {
+	to   io.Writer
+	rest []byte // the beginning of a character
+}
+
+func (s *shield) Write(p []byte) (int, error) {
+	text := append(s.rest, p...)
+	whole := len(text) - unfinished(text)
+	s.rest = append([]byte(nil), text[whole:]...)
+	if _, err := io.WriteString(s.to, inert(string(text[:whole]), lines)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// unfinished is the number of bytes at the end that may be the beginning of a character.
+func unfinished(text []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		if end := text[len(text)-n:]; utf8.RuneStart(end[0]) {
+			if utf8.FullRune(end) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// lines are the control characters that a text of several lines may have.
+const lines = "\n\t"
+
+// inert is text without control characters but those to keep.
+func inert(text, keep string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) && !strings.ContainsRune(keep, r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
