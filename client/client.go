@@ -50,8 +50,8 @@ type Options struct {
 	// edit with more changes than the limit cannot be undone, and empties the history. Defaults to
 	// 10,000; negative means to keep no history.
 	UndoLimit int
-	// UndoPause joins edits that follow each other within this time into one undo step. Zero makes each
-	// Edit a step.
+	// UndoPause joins edits that follow each other within this time into one undo step, except those that
+	// call Tx.IsolateUndo. Zero makes each Edit a step.
 	UndoPause time.Duration
 
 	// FlushTimeout is how long Close waits for the server to acknowledge pending operations, if there is

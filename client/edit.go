@@ -205,6 +205,10 @@ func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
 	return tx.write(&now, written, compact)
 }
 
+// IsolateUndo makes this edit an undo step of its own: Options.UndoPause joins it with neither the edits
+// before nor those after it. So a pause may join what is typed, and leave each command alone.
+func (tx *Tx) IsolateUndo() { tx.undo.alone = true }
+
 // write makes the set operation; now is the property's current write, if there is one.
 func (tx *Tx) write(now *moveop.Op, written bool, value json.RawMessage) error {
 	op := moveop.Op{Kind: moveop.Set, Node: now.Node, Key: now.Key, Value: value}

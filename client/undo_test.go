@@ -164,6 +164,34 @@ func TestUndoPause(t *testing.T) {
 	wantOutline(t, c, "9")
 }
 
+// An isolated edit is joined with neither of its neighbours.
+func TestIsolateUndo(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	c := open(t, filepath.Join(t.TempDir(), "replica"), client.Options{UndoPause: time.Second, Now: func() time.Time { return now }})
+	a := create(t, c, moveop.Root, client.Last, "")
+	for _, title := range []string{"1", "2", "alone", "3", "4"} {
+		edit(t, c, func(tx *client.Tx) error {
+			if title == "alone" {
+				tx.IsolateUndo()
+			}
+			return tx.Set(a, "title", title)
+		})
+	}
+	for _, want := range []string{"alone", "2"} {
+		undo(t, c)
+		wantOutline(t, c, want)
+	}
+	undo(t, c)
+	if c.CanUndo() {
+		t.Error("what came before the isolated edit is more than one step")
+	}
+	for _, want := range []string{"2", "alone", "4"} {
+		redo(t, c)
+		wantOutline(t, c, want)
+	}
+}
+
 func TestUndoLimit(t *testing.T) {
 	t.Parallel()
 	c := open(t, filepath.Join(t.TempDir(), "replica"), client.Options{UndoLimit: 6})

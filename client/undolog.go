@@ -91,6 +91,7 @@ type recorder struct {
 	steps []undoStep
 	index map[undoTarget]int // in steps
 	over  bool               // there were more than limit
+	alone bool               // the edit shares its group with no other one
 }
 
 type undoTarget struct {
@@ -138,8 +139,10 @@ func (t *txn) remember(r *recorder) error {
 		}
 	}
 	now := t.store.now().UnixMilli()
-	join := h.canUndo() && t.store.undo.joins(h.ended, now)
-	h.ended = now
+	join := !r.alone && h.canUndo() && t.store.undo.joins(h.ended, now)
+	if h.ended = now; r.alone {
+		h.ended = 0
+	}
 	if join {
 		return t.joinSteps(r.steps)
 	}
