@@ -1,20 +1,19 @@
-// Package bootstrap is the snapshot service: it streams one consistent copy of a room over HTTP, for a
-// client that is new or too far behind to catch up from the log. The stream's format is package
-// format; a client imports that and nothing of this.
+// Package bootstrap is the snapshot service: it streams a consistent copy of a room over HTTP, for a
+// client that is new or too far behind to catch up from the log. Package format defines the stream; a
+// client imports only that.
 //
 // # Invariants
 //
-//   - Nothing is decoded, re-encoded or gathered on the way: what the database copies out goes through
-//     a buffer of fixed size into the socket, so memory does not depend on the room's size.
-//   - A snapshot that could not be finished never looks finished: it lacks its trailer, and the HTTP
-//     body is broken off.
-//   - A slow reader does not hold a database transaction for ever: every write has a deadline, and the
-//     whole has one.
+//   - The service does not decode, re-encode or collect rows: the database's COPY data goes through a
+//     buffer of fixed size into the socket, so memory does not depend on the room's size.
+//   - An unfinished snapshot never looks finished: it lacks its trailer, and the HTTP body is cut off.
+//   - A slow reader does not hold a database transaction for ever: every write has a deadline, and so has
+//     the whole snapshot.
 //   - Snapshots beyond Config.MaxSnapshots are turned away at once, not queued.
 //
-// A snapshot runs in its request's goroutine and starts none of its own, unless it is spooled (see
-// Config.SpoolDir): then one goroutine writes the file, whoever reads it, until it is whole or Close is
-// called. Server is safe for concurrent use.
+// A snapshot runs in the goroutine of its request and starts no other, unless it is spooled (see
+// Config.SpoolDir): then one goroutine writes the file, independent of its readers, until it is complete or
+// Close is called. Server is safe for concurrent use.
 package bootstrap
 
 import (
@@ -33,79 +32,78 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Source is where snapshots come from. For a room that does not exist its errors wrap
-// wire.ErrUnknownRoom. Implementations are safe for concurrent use.
+// Source is the database of snapshots. The error for a room that does not exist wraps wire.ErrUnknownRoom.
+// Implementations are safe for concurrent use.
 type Source interface {
-	// Ready reports why the source cannot serve, nil if it can.
+	// Ready returns the reason why the source cannot serve, nil if it can.
 	Ready(ctx context.Context) error
 	Stats(ctx context.Context, room string) (wire.Stats, error)
-	// Room says where the room is. It is asked with every snapshot that comes from a spool.
+	// Room returns the room's epoch and position. It is called for every spooled snapshot that is served.
 	Room(ctx context.Context, room string) (wire.Room, error)
 	// Snapshot calls f with one consistent view of the room, and returns f's error or its own. It
 	// occupies a database connection until f has returned.
 	Snapshot(ctx context.Context, room string, f func(format.Snapshot) error) error
 }
 
-// Config is what New needs. Only Source is required.
+// Config configures New. Only Source is required.
 type Config struct {
 	Source Source
 
 	// Logger gets one line per snapshot and per fault. Defaults to none.
 	Logger *slog.Logger
 
-	// Registry takes the metrics and is what /metrics shows. Defaults to one of its own.
+	// Registry receives the metrics; /metrics shows it. Defaults to a new one.
 	Registry *prometheus.Registry
 
-	// Authorize says whether the bearer of a token (empty: none was given) may read a room: nil if so,
-	// wire.ErrUnknownRoom where he may not even know of it. An error that is a *wire.Error goes to the
-	// client as it is, any other as internal. Defaults to everything for everybody.
+	// Authorize returns nil if the bearer of a token (empty if none was sent) may read a room, and
+	// wire.ErrUnknownRoom if they may not even know of it. A *wire.Error goes to the client as it is, any other
+	// error as internal. Defaults to full access for everybody.
 	Authorize func(ctx context.Context, token, room string) error
 
-	// Middleware is around the handler of all requests; it finds the route in Request.Pattern afterwards.
+	// Middleware wraps the handler of all requests; after the handler, Request.Pattern holds the route.
 	// Defaults to none.
 	Middleware func(http.Handler) http.Handler
 
-	// HeaderTimeout is the time for the head of a request, which is all that there should be of one: a body
-	// is refused, and not waited for any longer. Only Serve sees to it. Defaults to 10 s.
+	// HeaderTimeout is the time limit for the headers of a request. There must be no body: the service refuses
+	// one without waiting for it. Only Serve enforces this. Defaults to 10 s.
 	HeaderTimeout time.Duration
 
-	// MaxSnapshots is the number of snapshots at a time. Each occupies a connection of Source, whose
-	// pool should have some more, or statistics and readiness have to wait. Defaults to 4.
+	// MaxSnapshots is the maximum number of concurrent snapshots. Each occupies a connection of Source, whose
+	// pool should have more than that, or statistics and readiness must wait. Defaults to 4.
 	MaxSnapshots int
 
-	// StallTimeout is how long a client may take for one write, of at most 128 KiB; then the answer
-	// is broken off. Defaults to 30 s.
+	// StallTimeout is how long a client may take to receive one write, of at most 128 KiB, before the response
+	// is cut off. Defaults to 30 s.
 	StallTimeout time.Duration
 
 	// MaxDuration is how long one snapshot may take, and so how long it can hold up the database's
 	// vacuum. Defaults to 1 h.
 	MaxDuration time.Duration
 
-	// RequestTimeout is the time for everything that is not a snapshot. Defaults to 15 s.
+	// RequestTimeout is the time limit for requests other than snapshots. Defaults to 15 s.
 	RequestTimeout time.Duration
 
-	// SpoolDir is a directory in which snapshots are kept in files while clients read them and for
-	// some time after: then a slow client holds up no transaction, the next client costs the database
-	// nothing, and a download that was cut can go on. Empty means not to, so that every client is
-	// served straight from the database.
+	// SpoolDir is a directory that keeps snapshots in files while clients read them and for some time after.
+	// Then a slow client holds up no transaction, the next client costs the database nothing, and a download
+	// that was cut off can resume. Empty means to serve every client straight from the database.
 	SpoolDir string
 
-	// SpoolBytes bounds the files in SpoolDir. What does not fit is served straight from the database.
-	// Defaults to 4 GiB.
+	// SpoolBytes bounds the size of the files in SpoolDir. Snapshots that do not fit are served straight from
+	// the database. Defaults to 4 GiB.
 	SpoolBytes int64
 
 	// SpoolAge is how long a spooled snapshot is kept. Defaults to 10 min.
 	SpoolAge time.Duration
 
-	// SpoolTail is how many operations a spooled snapshot may be behind the room and still be given to
-	// a new client, who then fetches them. Defaults to 10,000.
+	// SpoolTail is how many operations a spooled snapshot may be behind the room and still be served to a new
+	// client, which then fetches them. Defaults to 10,000.
 	SpoolTail int64
 
-	// DrainTimeout is how long Serve lets snapshots run on when told to stop. Defaults to 15 s.
+	// DrainTimeout is how long Serve lets running snapshots go on at shutdown. Defaults to 15 s.
 	DrainTimeout time.Duration
 }
 
-// WithDefaults returns the configuration with what New would fill in.
+// WithDefaults returns the configuration that New would use: zero fields have their default.
 func (cfg Config) WithDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -160,7 +158,7 @@ type Server struct {
 	draining atomic.Bool   // no new snapshots, not ready
 }
 
-// New returns a Server. It does no I/O. Use it by Serve, or mount Handler in a server of your own.
+// New returns a Server. It does no I/O. Call Serve, or mount Handler in a server of your own.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -175,16 +173,16 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Close breaks off the snapshots that are being spooled, waits for them and removes the files. Who
-// mounts Handler calls it when the handlers have returned; Serve does it by itself.
+// Close cuts off the snapshots being spooled, waits for them and removes their files. If you mount Handler, call
+// Close after the handlers have returned; Serve does it by itself.
 func (s *Server) Close() {
 	if s.spools != nil {
 		s.spools.close()
 	}
 }
 
-// Handler answers the service's routes. A server that it is mounted in must not set WriteTimeout: the
-// deadlines are set here.
+// Handler returns the handler of the service's routes. The server that you mount it in must not set WriteTimeout:
+// the handler sets the deadlines.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // newEncoder compresses in the goroutine that writes, so that there is nothing to wait for when a

@@ -17,7 +17,7 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// routes is all that is left to echo: finding the handler and the room's name. Handlers are plain.
+// routes uses echo only to find the handler and the room's name. Handlers are plain.
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = s.routingError
@@ -27,8 +27,8 @@ func (s *Server) routes() http.Handler {
 	return s.cfg.Middleware(s.bodiless(e))
 }
 
-// bodiless refuses requests that have a body. No route has a use for one, and whoever sends it slowly, or
-// never, would keep his connection for as long as he likes: the http package reads it before it answers.
+// bodiless refuses requests that have a body. No route uses one, and net/http reads it before it answers, so a
+// client that sends it slowly, or never, could keep its connection open for ever.
 func (s *Server) bodiless(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength == 0 {
@@ -39,7 +39,7 @@ func (s *Server) bodiless(next http.Handler) http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.HeaderTimeout))
 		s.allowWrite(w)
 		w.Header().Set("Connection", "close")
-		wire.WriteError(w, http.StatusBadRequest, wire.NewError(wire.CodeBadRequest, "a request must not have a body here"))
+		wire.WriteError(w, http.StatusBadRequest, wire.NewError(wire.CodeBadRequest, "the request must not have a body"))
 	})
 }
 
@@ -89,7 +89,7 @@ func (s *Server) allowWrite(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout))
 }
 
-// panicked breaks the answer off. http.ErrAbortHandler is how a handler asks for just that.
+// panicked cuts off the response. A handler requests that with http.ErrAbortHandler.
 func (s *Server) panicked(r *http.Request, cause any) {
 	if cause != http.ErrAbortHandler {
 		s.metrics.panics.Inc()
@@ -98,7 +98,7 @@ func (s *Server) panicked(r *http.Request, cause any) {
 	panic(http.ErrAbortHandler)
 }
 
-// routingError answers for what has no route or not that method.
+// routingError answers requests without a route, or with a method that the route does not have.
 func (s *Server) routingError(err error, c echo.Context) {
 	status := http.StatusInternalServerError
 	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
@@ -108,7 +108,7 @@ func (s *Server) routingError(err error, c echo.Context) {
 	wire.WriteError(c.Response(), status, wire.NewError(wire.CodeBadRequest, "%s", http.StatusText(status)))
 }
 
-// inRoom lets a request through that names a room by a right name and may read it.
+// inRoom passes on a request if the room's name is valid and the token may read the room.
 func (s *Server) inRoom(h func(w http.ResponseWriter, r *http.Request, room string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		room := r.PathValue("room")
@@ -139,7 +139,7 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// refuse answers with an error. What is not for the client to know goes to the log.
+// refuse answers with an error. Details that are not for clients go to the log.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	e := wire.AsError(err)
 	status := e.Code.HTTPStatus()

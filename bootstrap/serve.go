@@ -17,9 +17,9 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-// Serve answers requests on ln until ctx is done, and closes ln. It then takes no new connections nor
-// snapshots, gives the running ones Config.DrainTimeout, breaks off those that are left, and returns
-// when the last handler has. The error is nil where ctx ended it. Serve may be called once.
+// Serve serves on ln until ctx is done, and closes ln. Then it accepts no new connections or snapshots, gives
+// running snapshots Config.DrainTimeout, cuts off the rest, and returns after the last handler. The error is nil
+// if ctx ended it. Serve may be called once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

@@ -30,7 +30,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 	w.Header().Set("Vary", "Accept-Encoding")
 	code, ok := negotiate(r.Header.Values("Accept-Encoding"))
 	if !ok {
-		e := wire.NewError(wire.CodeBadRequest, "a snapshot is sent as identity or zstd, and neither is accepted")
+		e := wire.NewError(wire.CodeBadRequest, "a snapshot is sent as identity or zstd: accept one of them")
 		wire.WriteError(w, http.StatusNotAcceptable, e)
 		return
 	}
@@ -48,8 +48,8 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 	}
 }
 
-// answer sends the snapshot from a spool, or, where there are none or no space for one, straight from
-// the database.
+// answer sends the snapshot from a spool, or straight from the database if there are no spools or no space
+// for one.
 func (s *Server) answer(ctx context.Context, st *stream, r *http.Request, room string) (format.Header, error) {
 	if key := (spoolKey{room, st.coding}); s.spools != nil && s.spools.fits(key) {
 		header, err := s.spooled(ctx, st, r, key)

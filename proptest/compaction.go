@@ -15,33 +15,33 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// ErrTooOld is what an engine refuses a batch with that has an op at or before its horizon, unless the op
-// is in its log.
+// ErrTooOld is wrapped by the error for a batch that has an op at or before the engine's horizon, unless the op is
+// in its log.
 var ErrTooOld = errors.New("op from before the horizon")
 
-// Compactor is a ServerEngine that can forget what it does not need.
+// Compactor is an Engine that numbers ops, makes corrections and can compact its log.
 type Compactor interface {
 	Engine
-	// Compact moves the horizon as far as to the one given, if it can, and returns where it is.
+	// Compact advances the horizon, at most to the given one, and returns the horizon reached.
 	Compact(horizon moveop.Timestamp) (moveop.Timestamp, error)
-	// Purge removes for good what was deleted at or before the horizon and can be removed.
+	// Purge permanently removes the subtrees that were deleted at or before the horizon and can be removed.
 	Purge() error
-	// Tail returns the ops that are in the log without a gap, in order of Seq: all behind minSeq.
+	// Tail returns the gapless end of the log in order of Seq: all ops after minSeq.
 	Tail() (minSeq int64, ops []moveop.Op, err error)
-	// Bootstrap returns a replica made of a snapshot of the engine as it is, which goes on with the ops
-	// behind the last one that Tail has. Whoever is an io.Closer is closed.
+	// Bootstrap returns a replica made from a snapshot of the engine's current state, which continues with the
+	// ops after the last one of Tail. The suite closes it if it is an io.Closer.
 	Bootstrap() (Engine, error)
 }
 
-// ErrPurged is what an engine refuses a batch with that has a new op on, or below, a purged node.
+// ErrPurged is wrapped by the error for a batch that has a new op on, or below, a purged node.
 var ErrPurged = errors.New("op names a purged node")
 
-// Compaction runs stories, and tries random histories on a Compactor, which is made to compact at random points. After
-// every batch that it accepts it must be where the model is that forgets nothing, and so must replicas
-// that bootstrapped from it at random points: the same tree, values and digests, the same flags of the
-// ops that it still has, the same end of the log. Clients whose ops are refused as too old stamp anew
-// those that did not get through. Now and then deleted subtrees are purged; whoever has the nodes yet keeps
-// them, and all the same nobody sees another tree. Ops that name them are refused, and given up.
+// Compaction runs stories and random histories on a Compactor, which it makes compact at random points. After every
+// accepted batch, the engine must agree with a model that never compacts, and so must replicas that bootstrapped from
+// it at random points: the same tree, values and digests, the same flags of the ops that the engine still has, the
+// same end of the log. Clients whose ops are refused as too old stamp anew those that did not get through. Now and
+// then deleted subtrees are purged. Replicas that still have those nodes keep them, but everybody sees the same tree.
+// Ops that name purged nodes are refused and dropped.
 func Compaction(t *testing.T, s Suite) {
 	for _, story := range compactionStories {
 		t.Run(story.name, func(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Conformance runs the whole suite: every scenario that an engine can run, in all delivery orders;
-// refusals; deep trees; long runs of siblings; all short lists of moves over three nodes, or some of
-// them; and random histories. After every batch the engine's answers and state are compared with the
-// model's, and at the end of each story its log and its lists of siblings.
+// Conformance runs the whole suite: every scenario that the engine can run, in all delivery orders; refusals; deep
+// trees; long runs of siblings; all or some of the short lists of moves over three nodes; and random histories.
+// After every batch it compares the engine's results and state with the model's, and at the end of each story its
+// log and its lists of siblings.
 func Conformance(t *testing.T, s Suite) {
 	if s.Depth == 0 {
 		s.Depth = 100_000 / thin

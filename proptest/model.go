@@ -8,8 +8,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Model is the definition of a replica's result: the set of ops, replayed from the beginning for
-// every question that comes after a change. Keep it simple rather than fast.
+// Model is the reference model of a replica: the set of ops, replayed from the beginning for the first query after a
+// change. Keep it simple rather than fast.
 type Model struct {
 	ops   map[moveop.Timestamp]moveop.Op
 	state *State // what ops make; nil until somebody asks

@@ -7,8 +7,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// Server is the reference model of the server: a Model whose ops are numbered, and which corrects
-// deletes whose authors did not know what they deleted.
+// Server is the reference model of the server: a Model that numbers ops and corrects deletes whose authors did not
+// know what they deleted.
 type Server struct {
 	model    *Model
 	log      []moveop.Op // by Seq: log[i].Seq == i+1
@@ -31,7 +31,7 @@ func (s *Server) Log() ([]moveop.Op, error) { return slices.Clone(s.log), nil }
 // State implements Engine.
 func (s *Server) State() (State, error) { return s.model.State() }
 
-// Apply implements Engine: the whole batch gets its numbers first, corrections get theirs behind.
+// Apply implements Engine. It numbers the whole batch first, then the corrections.
 func (s *Server) Apply(ops []moveop.Op) ([]Result, error) {
 	if err := s.checkOrder(ops); err != nil {
 		return nil, err

@@ -9,17 +9,17 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// State is everything that can be seen of a replica.
+// State is all observable state of a replica.
 type State struct {
-	// Nodes has the placement of every node that has one: deleted and unreachable ones too.
+	// Nodes has the placement of every placed node, including deleted and unreachable ones.
 	Nodes map[moveop.NodeID]Placement
-	// Values has the current write of every property: cleared ones too.
+	// Values has the current write of every property, including cleared ones.
 	Values map[Property]Write
-	// Effective has every move of the log.
+	// Effective has the flag of every move in the log.
 	Effective map[moveop.Timestamp]bool
 	Digest    moveop.Digest
-	// Version is the newest timestamp of each replica; entries of corrections are ignored. Nil from
-	// an engine that keeps none.
+	// Version is the newest timestamp of each replica; entries of corrections are ignored. Nil if the engine
+	// keeps no version vector.
 	Version map[moveop.ReplicaID]moveop.Timestamp
 }
 
@@ -30,7 +30,7 @@ type Placement struct {
 	TS       moveop.Timestamp
 }
 
-// Property names a value.
+// Property identifies a property of a node.
 type Property struct {
 	Node moveop.NodeID
 	Key  string
@@ -42,7 +42,7 @@ type Write struct {
 	TS   moveop.Timestamp
 }
 
-// Diff says how got differs from want, one difference a line; empty if it does not.
+// Diff returns the differences of got from want, one per line; empty if there are none.
 func Diff(want, got State) string {
 	var b strings.Builder
 	diffMap(&b, "node", nodeName, want.Nodes, got.Nodes)
@@ -92,8 +92,7 @@ func (w Write) String() string { return fmt.Sprintf("%s by %s", w.JSON, opTime(w
 // String writes a property in the scenarios' notation.
 func (p Property) String() string { return nodeName(p.Node) + "." + p.Key }
 
-// Check reports what is wrong with a state in itself: a circle among placements, a digest that does
-// not follow from the rest.
+// Check reports an inconsistency in the state: a cycle of placements, or a digest that does not match the rest.
 func (s State) Check() error {
 	for n := range s.Nodes {
 		steps := 0

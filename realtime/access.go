@@ -34,7 +34,7 @@ func (s *Server) check(grant Grant) error {
 		return wire.NewError(wire.CodeUnauthorized, "the token has expired")
 	}
 	if grant.Withdrawn != nil && grant.Withdrawn() {
-		return wire.NewError(wire.CodeUnauthorized, "the token is no longer good")
+		return wire.NewError(wire.CodeUnauthorized, "the token is no longer valid")
 	}
 	return nil
 }

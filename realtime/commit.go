@@ -233,10 +233,10 @@ func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
 			return wire.OpError(wire.CodeInvalidOp, op.TS, "%s", err.Error())
 		}
 		if op.TS.Replica() != replica {
-			return wire.OpError(wire.CodeForbiddenReplica, op.TS, "the op is by replica %s, the session by %s", op.TS.Replica(), replica)
+			return wire.OpError(wire.CodeForbiddenReplica, op.TS, "the op is by replica %s, the session is replica %s's", op.TS.Replica(), replica)
 		}
 		if i > 0 && ops[i-1].TS == op.TS && !ops[i-1].SameBody(*op) {
-			return wire.OpError(wire.CodeConflict, op.TS, "the batch has this timestamp twice, with different bodies")
+			return wire.OpError(wire.CodeConflict, op.TS, "the batch has two different ops with this timestamp")
 		}
 		if i > 0 && !ops[i-1].TS.Before(op.TS) {
 			return wire.OpError(wire.CodeOutOfOrder, op.TS, "the batch is not in ascending order of timestamps")

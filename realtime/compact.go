@@ -6,25 +6,26 @@ import (
 	"time"
 )
 
-// Compaction is the schedule by which a server compacts the rooms of its database. Any number of servers
-// may have one: one of them does it at a time.
+// Compaction schedules the compaction of the rooms of a database. Any number of servers may have one; only one
+// of them compacts at a time.
 type Compaction struct {
-	// Every is how long to wait before the first and between two rounds. Defaults to never.
+	// Every is the time before the first round and between two rounds. Defaults to never.
 	Every time.Duration
-	// Retention is the age from which operations are taken out of logs.
+	// Retention is the age from which operations are removed from logs.
 	Retention time.Duration
-	// Trash is the age from which deleted nodes are purged, once what is in them is older than Retention.
+	// Trash is the age from which deleted nodes are purged, once everything in them is older than Retention.
 	// Defaults to never.
 	Trash time.Duration
-	// Rooms does it. It is required where Every is set.
+	// Rooms compacts the rooms. It is required if Every is set.
 	Rooms Compactor
 }
 
 // Compactor compacts all rooms.
 type Compactor interface {
-	// CompactAll takes out of the logs of all rooms what is older than age and nothing can need, and purges
-	// what was deleted longer ago than trash, if that is not 0. Each hears how many operations and nodes went
-	// from each room. ran is false where another process was at it.
+	// CompactAll removes from the logs of all rooms the operations that are older than age and no longer
+	// needed, and purges nodes deleted longer ago than trash, unless trash is 0. It calls each with the number
+	// of operations and nodes removed from each room, or the room's error. If another process is compacting,
+	// ran is false.
 	CompactAll(ctx context.Context, age, trash time.Duration, each func(room string, folded, purged int64, err error)) (ran bool, err error)
 }
 

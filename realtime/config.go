@@ -1,27 +1,28 @@
-// Package realtime is the room server: it takes pushed operations, has the store apply them in one
-// transaction, and relays what was committed to everybody in the room.
+// Package realtime is the room server: it accepts pushed operations, has the store apply them in one
+// transaction, and relays the committed operations to everybody in the room.
 //
 // # Invariants
 //
-//   - Only the committed log feeds sockets. What a socket is sent comes from Store.OpsAfter, or from the
-//     tail of the log that the room's hub keeps in memory. To that it adds what Store.Apply has committed, with
-//     the seqs given there, where this follows on the tail and is all that the transaction logged; other
-//     processes may add what they have (see Transport).
-//   - A socket is sent contiguous ranges of seq. Its place is one number, the cursor; a socket that
-//     lags keeps its place and is caught up from the log. There is no queue of ops per socket.
+//   - Sockets get ops only from the committed log: from Store.OpsAfter, or from the tail of the log that the
+//     room's hub keeps in memory. The hub appends ops that Store.Apply has committed, with the seqs that it
+//     returned, if they follow the tail directly and are all that the transaction logged. Other processes may
+//     supply their commits too (see Transport).
+//   - A socket gets contiguous ranges of seq. Its position is one number, the cursor. A socket that lags keeps
+//     its cursor and catches up from the log; there is no queue of ops per socket.
 //   - Nothing is acknowledged before it is committed.
-//   - What is pushed while a transaction is under way goes together into the next one; large pushes and
-//     small ones into transactions of their own, in turn, so that uploads do not hold up those who type.
-//   - Everything is bounded: frames, batches, pushes in flight and unsent replies per socket (where they
-//     are full the socket is not read), the tail in memory, presence.
+//   - Pushes that arrive during a transaction go into the next one together. Large and small pushes get
+//     separate transactions, in turn, so that uploads do not hold up people who type.
+//   - Everything is bounded: frames, batches, pushes in flight and unsent replies per socket (when they are
+//     full, the server stops reading the socket), the tail in memory, presence.
 //
 // # Goroutines
 //
-// Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits;
-// each socket has one that reads and one that writes; two more talk to the other processes (Transport), and one
-// compacts (Compaction). Serve owns them all and returns after they have stopped. Server is safe for concurrent use.
+// Each room that is in use, or was a moment ago, has a hub with one goroutine that relays and one that commits.
+// Each socket has one that reads and one that writes. Two more talk to the other processes (Transport), and one
+// compacts (Compaction). Serve owns them all and returns after they have stopped. Server is safe for concurrent
+// use.
 //
-// The protocol, with its codes and what a client does about each, is described in package wire.
+// Package wire describes the protocol, its codes and how a client reacts to each.
 package realtime
 
 import (
@@ -42,28 +43,28 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Store is the committed log and what can be read from it. A refused batch is a *wire.Error, a room
-// that does not exist wire.ErrUnknownRoom; with any other error of Apply it is not known whether the
-// batch was committed, which is harmless because applying it again is. Implementations are safe for
-// concurrent use.
+// Store is the committed log and the state of rooms. The error for a refused batch is a *wire.Error, for a room
+// that does not exist wire.ErrUnknownRoom. After any other error of Apply it is unknown whether the batch was
+// committed; applying it again is harmless. Implementations are safe for concurrent use.
 type Store interface {
-	// Ready reports why the store cannot serve, nil if it can.
+	// Ready returns the reason why the store cannot serve, nil if it can.
 	Ready(ctx context.Context) error
 	Room(ctx context.Context, room string) (wire.Room, error)
-	// LastTimestamp is the newest timestamp held from a replica, zero if none.
+	// LastTimestamp returns the newest timestamp from a replica, zero if none.
 	LastTimestamp(ctx context.Context, room string, replica moveop.ReplicaID) (moveop.Timestamp, error)
-	// Apply applies one batch as one transaction. When it returns it is committed: each op that is new, in the
-	// order given, as it was given but with its seq, and with a Known that is no more than the head was before.
+	// Apply applies one batch as one transaction, which is committed when Apply returns. It logs each new op
+	// in the given order and unchanged, but with its seq, and with Known at most the head before the batch.
 	Apply(ctx context.Context, room string, ops []moveop.Op) (wire.Applied, error)
-	// ApplyFirst is Apply for a room that it makes with that epoch, in the same transaction: where the batch is
-	// refused there is no room. It returns the room as it was before the batch. Where that is there with another
-	// epoch, somebody was first, and nothing is applied.
+	// ApplyFirst is Apply for a room that it creates with that epoch, in the same transaction: a refused batch
+	// leaves no room behind. It returns the room as it was before the batch. If that has another epoch, somebody
+	// else created the room first, and nothing is applied.
 	ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.Op) (wire.Room, wire.Applied, error)
 	// OpsAfter returns at most limit ops, contiguous from seq after+1; fewer only at the head. The error
-	// is a *wire.Error with CodeCompacted where after is below the room's MinSeq.
+	// is a *wire.Error with CodeCompacted if after is below the room's MinSeq.
 	OpsAfter(ctx context.Context, room string, after int64, limit int) ([]moveop.Op, error)
+	// Children reads a page of a node's children. It counts each one's own children up to most (0: all).
 	Children(ctx context.Context, room string, parent moveop.NodeID, after string, limit, most int) (wire.Page, error)
-	// Subtree reads everything below node, at most depth levels down (0: all of them).
+	// Subtree reads a page of the nodes below node, at most depth levels down (0: all).
 	Subtree(ctx context.Context, room string, node moveop.NodeID, depth int, after string, limit int) (wire.Page, error)
 	Stats(ctx context.Context, room string) (wire.Stats, error)
 	// Buckets reads the parts of a span of the log.
@@ -72,179 +73,175 @@ type Store interface {
 	OpsBetween(ctx context.Context, room string, after, last moveop.Timestamp, limit int) ([]moveop.Op, error)
 }
 
-// Grant is what a token allows in a room. Without Read the room does not exist for its bearer.
+// Grant is the access that a token gives to a room. Without Read, the room does not exist for the bearer.
 type Grant struct {
 	Read  bool
 	Write bool
-	// User is shown to the others in the room; empty for nobody in particular.
+	// User is shown to the others in the room; may be empty.
 	User string
-	// Expires is when the grant ends. An open socket is closed with 4401 then, unless it has brought a
-	// fresh token. Zero for never.
+	// Expires is when the grant ends. The server then closes an open socket with 4401, unless it has sent a
+	// fresh token. Zero means never.
 	Expires time.Time
-	// Withdrawn reports whether the grant was taken back before that. It is asked about every open socket,
-	// every Timing.Recheck, and must not block. Nil for never.
+	// Withdrawn reports whether the grant was withdrawn before Expires. The server calls it for every open
+	// socket, every Timing.Recheck; it must not block. Nil means never.
 	Withdrawn func() bool
 }
 
-// Config is what New needs. Only Store is required.
+// Config configures New. Only Store is required.
 type Config struct {
 	Store Store
 
-	// Transport is of use where several processes serve one database. Only Serve runs it. Defaults to
-	// none: what other processes commit is found by polling, and who is in a room is told of each
-	// process's own sockets.
+	// Transport connects several processes that serve one database. Only Serve runs it. Defaults to none: each
+	// process finds other processes' commits by polling, and shows only its own sockets as present.
 	Transport Transport
 
 	// Logger gets one line per session and per fault. Defaults to none.
 	Logger *slog.Logger
 
-	// Registry takes the metrics and is what /metrics shows. Defaults to one of its own.
+	// Registry receives the metrics; /metrics shows it. Defaults to a new one.
 	Registry *prometheus.Registry
 
 	// TracerProvider makes spans of pushes. Defaults to none, which costs nothing.
 	TracerProvider trace.TracerProvider
 
-	// Middleware is around the handler of all requests; it finds the route in Request.Pattern afterwards.
-	// Sockets have to be able to hijack through it. Defaults to none.
+	// Middleware wraps the handler of all requests; after the handler, Request.Pattern holds the route. It must
+	// let sockets hijack the connection. Defaults to none.
 	Middleware func(http.Handler) http.Handler
 
-	// Authorize says what a token (empty: none was given) allows in a room. An error that is a
-	// *wire.Error goes to the client as it is, any other as internal. Defaults to everything for
-	// everybody.
+	// Authorize returns the access that a token (empty if none was sent) gives to a room. A *wire.Error goes
+	// to the client as it is, any other error as internal. Defaults to full access for everybody.
 	Authorize func(ctx context.Context, token, room string) (Grant, error)
 
-	// AllowedOrigins are the origins ("https://app.example.com", compared exactly) of web pages that
-	// may use the service. Requests without an Origin header, which browsers do not make, are let
-	// through. Defaults to the page's own host only.
+	// AllowedOrigins are the origins ("https://app.example.com", compared exactly) of web pages that may use
+	// the service. Requests without an Origin header, which do not come from web pages, are always allowed.
+	// Defaults to pages of the service's own host.
 	AllowedOrigins []string
 
-	// TrustedProxies are the networks of proxies whose X-Forwarded-For says where a request comes from.
-	// Defaults to none: the peer is whom it comes from.
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For header is trusted. Defaults to none: the
+	// client's address is that of the peer.
 	TrustedProxies []netip.Prefix
 
-	// Compaction is when the store's rooms are compacted. Defaults to never.
+	// Compaction schedules the compaction of the store's rooms. Defaults to never.
 	Compaction Compaction
 
 	Limits Limits
 	Timing Timing
 
-	// Now is the wall clock that clients are told. Defaults to time.Now.
+	// Now is the wall clock, which clients also get. Defaults to time.Now.
 	Now func() time.Time
 }
 
-// Limits bounds what one room, socket or message may cost. Zero fields get their default.
+// Limits bounds the cost of one room, socket or message. Zero fields take their default.
 type Limits struct {
-	// MaxOps is the number of ops of one push, and of one frame of ops. Defaults to 1,000.
+	// MaxOps is the maximum number of ops in one push, and in one frame of ops. Defaults to 1,000.
 	MaxOps int
-	// MaxFrame is the size of one received frame or HTTP body, and the most that a sent frame of ops
-	// takes, in bytes, at most wire.MaxFrame. Defaults to 1 MiB. It must hold the largest op.
+	// MaxFrame is the maximum size in bytes of a received frame or HTTP body, and of a sent frame of ops; at
+	// most wire.MaxFrame. It must fit the largest op. Defaults to 1 MiB.
 	MaxFrame int64
-	// Op bounds what one op may carry, no more than fits into a row of a snapshot (format.MaxTuple). Defaults to
+	// Op bounds the content of one op, which must fit into a row of a snapshot (format.MaxTuple). Defaults to
 	// moveop.DefaultLimits.
 	Op moveop.Limits
-	// Pushes is the number of a socket's pushes that are not answered yet; its next frame is read
-	// after that. Defaults to 4.
+	// Pushes is the maximum number of a socket's unanswered pushes; at that number, its next frame is not read.
+	// Defaults to 4.
 	Pushes int
-	// ReplyBytes is the size of a socket's unsent replies above which its next frame is not read, so
-	// that a socket that does not read is not answered either. Defaults to 256 KiB.
+	// ReplyBytes is the size of a socket's unsent replies above which its next frame is not read, so that a
+	// socket that does not read stops getting replies. Defaults to 256 KiB.
 	ReplyBytes int
-	// TailBytes is how much of a room's newest ops is kept in memory for all its sockets. Defaults
-	// to 4 MiB.
+	// TailBytes is the size of a room's newest ops that are kept in memory for all its sockets. Defaults to
+	// 4 MiB.
 	TailBytes int
-	// IdleRooms is the number of rooms that nobody uses any more whose tails are kept for those who come
-	// back, IdleBytes the size of all those tails; beyond either, the rooms that are empty for longest
-	// are let go. Default to 1,000 and 64 MiB.
+	// IdleRooms is the maximum number of unused rooms whose tails are kept for those who come back, IdleBytes
+	// the maximum size of all those tails. Beyond either, the rooms unused for longest are dropped. Default to
+	// 1,000 and 64 MiB.
 	IdleRooms, IdleBytes int
-	// PresenceBytes is the size of one presence state. Defaults to 4 KiB.
+	// PresenceBytes is the maximum size of one presence state. Defaults to 4 KiB.
 	PresenceBytes int
-	// TransportPresence is how much presence this process tells others, in bytes a second; where there is
-	// more, it is told less often. Defaults to 256 KiB.
+	// TransportPresence is the maximum rate of presence that this process sends to others, in bytes per second;
+	// beyond it, updates become less frequent. Defaults to 256 KiB.
 	TransportPresence int
-	// RosterBytes is the size of the list of a room's sockets that one process tells others: those who
-	// do not go into it are not known there. Defaults to 256 KiB, for 2,000 to 3,000 sockets.
+	// RosterBytes is the maximum size of the list of a room's sockets that one process sends to others, which do
+	// not see the sockets that do not fit. Defaults to 256 KiB, enough for 2,000 to 3,000 sockets.
 	RosterBytes int
-	// NameBytes is the size of the display name in hello. Defaults to 128.
+	// NameBytes is the maximum size of the display name in hello. Defaults to 128.
 	NameBytes int
-	// Sockets is the number of open sockets; more are turned away with busy. Defaults to 20,000.
+	// Sockets is the maximum number of open sockets; more are turned away with busy. Defaults to 20,000.
 	Sockets int
-	// SocketsPerAddress is the same for an IPv4 address or an IPv6 network of 64 bits, more are turned
-	// away with rate_limited. Loopback addresses are not counted. Defaults to 1,000.
+	// SocketsPerAddress is the same for an IPv4 address or an IPv6 /64; more are turned away with rate_limited.
+	// Loopback addresses do not count. Defaults to 1,000.
 	SocketsPerAddress int
 	// SocketsPerUser is the same for a user that Grant names. Defaults to 200.
 	SocketsPerUser int
-	// OpsPerSecond is how many ops a connection may push, on average after a first second's worth. A
-	// socket that pushes more is read more slowly, a request answered later. It must allow MaxOps
-	// in ten seconds. Defaults to 20,000, which is more than a room can take.
+	// OpsPerSecond is the average rate of ops that a connection may push, after a burst of one second's worth.
+	// A socket that pushes more is read more slowly, a request answered later. It must allow MaxOps in ten
+	// seconds. Defaults to 20,000, which is more than a room can commit.
 	OpsPerSecond int
-	// MessagesPerSecond is the same for frames that are no pushes: presence, pulls, pings, what is malformed. A ping
-	// counts once more for every 10 sockets that its answer lists. Defaults to 500.
+	// MessagesPerSecond is the same for all other frames: presence, pulls, pings, malformed ones. A ping counts
+	// once more for every 10 sockets that its answer lists. Defaults to 500.
 	MessagesPerSecond int
-	// Wave is the number of sockets that are closed at a time when the server stops. Defaults to 200.
+	// Wave is the number of sockets closed at a time when the server stops. Defaults to 200.
 	Wave int
-	// Readers is the number of catch-up reads of the log at a time, over all rooms, and that of reads for
-	// requests over HTTP; others wait. Both should leave connections of Store for pushes. Defaults to 8.
+	// Readers is the maximum number of concurrent catch-up reads of the log, over all rooms, and also that of
+	// concurrent reads for HTTP requests; others wait. Both should leave connections of Store for pushes.
+	// Defaults to 8.
 	Readers int
 }
 
-// Timing holds the server's intervals and deadlines. Zero fields get their default.
+// Timing holds the server's intervals and deadlines. Zero fields take their default.
 type Timing struct {
-	// Header is the time for the head of a request, Body for all of it. Default to 10 s and 30 s.
+	// Header is the time limit for the headers of a request, Body for all of it. Default to 10 s and 30 s.
 	Header, Body time.Duration
-	// Hello is the time for the first message, the close code after it 4408. Defaults to 5 s.
+	// Hello is the time limit for the first message; after it the close code is 4408. Defaults to 5 s.
 	Hello time.Duration
-	// Poll is how often a room's head is read from the store, which is how commits of other processes
-	// are found while none of their messages come through. Defaults to 1 s.
+	// Poll is how often a room's head is read from the store while no messages arrive from other processes, to
+	// find their commits. Defaults to 1 s.
 	Poll time.Duration
-	// HintedPoll is the same while messages come through: for the one that may be lost all the same, and
-	// for a history that was replaced. An idle room is read for every head that it sends, too.
-	// Defaults to 5 s.
+	// HintedPoll is the same while messages arrive, in case one is lost or the history was replaced. An idle
+	// room is also read before each head that it sends. Defaults to 5 s.
 	HintedPoll time.Duration
-	// Linger is how long a room's tail is kept in memory after its last socket has left, for reconnect
-	// storms. Negative for not at all. Defaults to 1 min.
+	// Linger is how long a room's tail stays in memory after its last socket has left, for reconnect storms.
+	// Negative means not at all. Defaults to 1 min.
 	Linger time.Duration
 	// Head is how often an idle room sends its head and digest. Defaults to 5 s.
 	Head time.Duration
-	// Presence is the time over which presence is coalesced. Defaults to 100 ms.
+	// Presence is the time over which presence updates are coalesced. Defaults to 100 ms.
 	Presence time.Duration
 	// PresenceTTL is how long presence lasts after its replica's last message. Defaults to 5 min.
 	PresenceTTL time.Duration
-	// Transport is the least time between two batches that are sent to other processes; the first one
-	// after a pause goes at once. Defaults to 5 ms.
+	// Transport is the minimum time between two batches to other processes; the first one after a pause is sent
+	// at once. Defaults to 5 ms.
 	Transport time.Duration
-	// Heartbeat is how often a process gives others a sign of life. One that has given none for three
-	// times that is gone, with all its sockets. Defaults to 5 s.
+	// Heartbeat is how often a process sends a heartbeat to others. A process that was silent for three
+	// heartbeats is considered gone, with all its sockets. Defaults to 5 s.
 	Heartbeat time.Duration
-	// Answer is how long a hello waits for other processes to say who is in the room. Those who have
-	// not by then are taken for gone until they are heard of. Defaults to 500 ms.
+	// Answer is how long a hello waits for other processes to list their sockets in the room. A process that
+	// has not answered by then is considered gone until it is heard again. Defaults to 500 ms.
 	Answer time.Duration
-	// Ping is how often a socket is asked for a sign of life; one that gave none for three times
-	// that is closed. Defaults to 20 s.
+	// Ping is how often a socket is pinged; one that is silent for three times this long is closed. Defaults to
+	// 20 s.
 	Ping time.Duration
-	// Probe is how long the older one of two sockets of a replica has to prove that it is alive.
-	// Defaults to 2 s.
+	// Probe is how long the older of two sockets of one replica has to prove that it is alive. Defaults to 2 s.
 	Probe time.Duration
-	// Recheck is how often the token of an open socket is looked at again. Defaults to 1 s.
+	// Recheck is how often the token of an open socket is checked again. Defaults to 1 s.
 	Recheck time.Duration
-	// Lag is how long a socket may stay behind, once it was up to date, and how long it may take for
-	// one frame; then it is closed with 1013. A frame not taken within twice that cuts the
-	// connection. It is also how long a peer may take for a part of an HTTP answer. Defaults to 30 s.
+	// Lag is how long a socket may lag behind, once it was up to date, and how long it may take to receive one
+	// frame; then it is closed with 1013. If a frame takes twice as long, the connection is cut. Lag is also how
+	// long a peer may take to receive a part of an HTTP response. Defaults to 30 s.
 	Lag time.Duration
-	// Store is the time for one call of the store, such as applying a batch. Defaults to 30 s.
+	// Store is the time limit for one call of the store, such as applying a batch. Defaults to 30 s.
 	Store time.Duration
 	// Close is how long the peer may take for the closing handshake. Defaults to 2 s.
 	Close time.Duration
-	// Drain is how long Serve waits, when told to stop, for commits, acks and closing handshakes.
-	// Defaults to 15 s.
+	// Drain is how long Serve waits on shutdown for commits, acks and closing handshakes. Defaults to 15 s.
 	Drain time.Duration
-	// Wave is the time between two waves of sockets that are closed when the server stops; less where
-	// they would take more than half of Drain. Defaults to 100 ms.
+	// Wave is the time between two waves of sockets closed on shutdown; less if the waves would take more than
+	// half of Drain. Defaults to 100 ms.
 	Wave time.Duration
-	// Restart is the least delay that clients are given when the server stops; each is given another,
-	// up to twice that. Defaults to 1 s.
+	// Restart is the minimum reconnect delay that clients get on shutdown; each gets a different one, up to
+	// twice as long. Defaults to 1 s.
 	Restart time.Duration
 }
 
-// WithDefaults returns the configuration with what New would fill in.
+// WithDefaults returns the configuration that New would use: zero fields have their default.
 func (cfg Config) WithDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -327,18 +324,18 @@ func (cfg Config) check() error {
 		return errors.New("realtime: Config.Store is required")
 	}
 	if c := cfg.Compaction; c.Every < 0 || c.Trash < 0 || c.Every > 0 && (c.Rooms == nil || c.Retention <= 0) {
-		return errors.New("realtime: Compaction needs Rooms and a positive Retention, and takes nothing negative")
+		return errors.New("realtime: Compaction needs Rooms and a positive Retention, and no negative value")
 	}
 	l := cfg.Limits
 	largest := opBytes(l.Op.ValueBytes, l.Op.KeyBytes)
 	if l.MaxFrame < int64(largest)+envelope {
-		return fmt.Errorf("realtime: MaxFrame %d is less than an op of the largest size, %d, and what is around it", l.MaxFrame, largest)
+		return fmt.Errorf("realtime: MaxFrame %d does not fit the largest op, %d bytes, and its envelope", l.MaxFrame, largest)
 	}
 	if l.MaxFrame > wire.MaxFrame { // frames of ops become so large
-		return fmt.Errorf("realtime: MaxFrame %d is more than clients read in one frame, %d", l.MaxFrame, wire.MaxFrame)
+		return fmt.Errorf("realtime: MaxFrame %d is more than clients read, %d", l.MaxFrame, wire.MaxFrame)
 	}
 	if largest > format.MaxTuple { // nobody could load a snapshot with it
-		return fmt.Errorf("realtime: an op of the largest size, %d, does not fit into a row of a snapshot, %d", largest, format.MaxTuple)
+		return fmt.Errorf("realtime: the largest op, %d bytes, does not fit into a row of a snapshot, %d bytes", largest, format.MaxTuple)
 	}
 	if min(l.MaxOps, l.Pushes, l.ReplyBytes, l.TailBytes, l.IdleRooms, l.IdleBytes, l.PresenceBytes, l.NameBytes, l.Readers,
 		l.TransportPresence, l.RosterBytes,

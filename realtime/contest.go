@@ -159,5 +159,5 @@ func (h *hub) probed(ctx context.Context, replica moveop.ReplicaID) {
 }
 
 func replicaInUse(replica moveop.ReplicaID) *wire.Error {
-	return wire.NewError(wire.CodeReplicaInUse, "replica %s is connected already", replica)
+	return wire.NewError(wire.CodeReplicaInUse, "replica %s is already connected", replica)
 }

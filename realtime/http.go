@@ -320,7 +320,7 @@ func negotiate(r *http.Request) (wire.Codec, error) {
 		}
 	}
 	if len(offers) > 0 {
-		return nil, wire.NewError(wire.CodeBadRequest, "none of the subprotocols offered is %s or %s", wire.SubprotocolJSON, wire.SubprotocolBinary)
+		return nil, wire.NewError(wire.CodeBadRequest, "no supported subprotocol was offered: use %s or %s", wire.SubprotocolJSON, wire.SubprotocolBinary)
 	}
 	return wire.JSON, nil
 }

@@ -71,12 +71,12 @@ func (s *Server) takeSocket(r *http.Request) (give func(), err *wire.Error) {
 	limits, from := s.cfg.Limits, origin{network: s.network(r)}
 	if !s.sockets.takeAny(limits.Sockets) {
 		s.metrics.limited.WithLabelValues("sockets").Inc()
-		return nil, wire.NewError(wire.CodeBusy, "the server has %d sockets open and takes no more", limits.Sockets)
+		return nil, wire.NewError(wire.CodeBusy, "the server has reached its limit of %d open sockets", limits.Sockets)
 	}
 	if !s.sockets.take(from, limits.SocketsPerAddress) {
 		s.sockets.giveAny()
 		s.metrics.limited.WithLabelValues("sockets_per_address").Inc()
-		return nil, wire.NewError(wire.CodeRateLimited, "%d sockets are open from this address, which is the limit", limits.SocketsPerAddress)
+		return nil, wire.NewError(wire.CodeRateLimited, "this address has reached its limit of %d open sockets", limits.SocketsPerAddress)
 	}
 	return func() {
 		s.sockets.give(from)
@@ -90,7 +90,7 @@ func (s *session) takeUser(user string) *wire.Error {
 	from := origin{user: user}
 	if !s.srv.sockets.take(from, limit) {
 		s.srv.metrics.limited.WithLabelValues("sockets_per_user").Inc()
-		return wire.NewError(wire.CodeRateLimited, "%d sockets are open for this user, which is the limit", limit)
+		return wire.NewError(wire.CodeRateLimited, "this user has reached the limit of %d open sockets", limit)
 	}
 	s.counted = from
 	return nil

@@ -235,7 +235,7 @@ func (s *Server) answerRequest(w http.ResponseWriter, id string, applied wire.Ap
 func failBody(w http.ResponseWriter, err error) {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		wire.WriteError(w, http.StatusRequestEntityTooLarge,
-			wire.NewError(wire.CodeTooLarge, "the body has more than %d bytes", tooLarge.Limit))
+			wire.NewError(wire.CodeTooLarge, "the body is larger than %d bytes", tooLarge.Limit))
 		return
 	}
 	fail(w, wire.NewError(wire.CodeBadRequest, "the body could not be read"))
@@ -276,7 +276,7 @@ func (q *query) number(name string, absent, least int64) int64 {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < least {
-		q.fail(wire.NewError(wire.CodeBadRequest, "%s %.40q is not a number from %d up", name, text, least))
+		q.fail(wire.NewError(wire.CodeBadRequest, "%s is %.40q, not an integer of at least %d", name, text, least))
 	}
 	return n
 }

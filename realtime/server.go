@@ -44,8 +44,8 @@ type Server struct {
 	idleBytes int       // of their tails
 }
 
-// New returns a server; it does no I/O and starts nothing. It fails for a configuration that
-// contradicts itself, and where the registry has the service's metrics already.
+// New returns a server. It does no I/O and starts nothing. It fails if the configuration is inconsistent, or
+// if the registry already has the service's metrics.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.check(); err != nil {
@@ -71,11 +71,11 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Serve serves on l, which it closes, until ctx is done. Then it drains: nothing new is taken, pushes
-// in flight are committed and answered, and the sockets are closed in waves, with 1012 and the delay after
-// which to reconnect. A push that is not answered by then was not committed. It returns when everything that it started
-// has stopped; nil unless l failed or draining took longer than Timing.Drain and had to be cut short. There is no
-// handler to mount elsewhere: what it would start nobody would end.
+// Serve serves on l until ctx is done, and closes l. Then it drains: it accepts nothing new, commits and answers
+// pushes in flight, and closes the sockets in waves, with 1012 and the delay after which to reconnect. A push
+// that is not answered by then was not committed. Serve returns when everything that it started has stopped. The
+// error is nil unless l failed, or draining took longer than Timing.Drain and was cut short. There is no handler
+// to mount in another server, because nobody would stop the goroutines that it starts.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,

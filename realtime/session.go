@@ -177,7 +177,7 @@ func (s *session) read(ctx context.Context) {
 		}
 		s.messages.spend(1)
 		if kind != frameType(s.codec) {
-			s.refuse(wire.NewError(wire.CodeBadRequest, "the frame is not of the kind of %s", s.codec.Subprotocol()))
+			s.refuse(wire.NewError(wire.CodeBadRequest, "wrong type of frame (text or binary) for %s", s.codec.Subprotocol()))
 			continue
 		}
 		if s.greeted() {
@@ -272,7 +272,7 @@ func (s *session) handle(ctx context.Context, data []byte) {
 	case wire.Auth:
 		s.auth(ctx, msg)
 	default:
-		s.refuse(wire.NewError(wire.CodeBadRequest, "%s is not a client's message", msg.Type()))
+		s.refuse(wire.NewError(wire.CodeBadRequest, "clients do not send %s messages", msg.Type()))
 	}
 }
 
@@ -331,7 +331,7 @@ func (s *session) mayPush() (epoch string, err error) {
 		return "", wire.NewError(wire.CodeForbidden, "the token does not allow writing")
 	}
 	if !s.place.synced {
-		return "", wire.NewError(wire.CodeBusy, "the cursor could not be served: bootstrap and hello, then push again")
+		return "", wire.NewError(wire.CodeBusy, "the cursor could not be served: load a snapshot, send hello, then push again")
 	}
 	return s.place.epoch, nil
 }

@@ -12,21 +12,21 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Transport carries messages between the processes that serve one database. What it loses, doubles or
-// delays costs latency, or shows people who are not there; never an operation: the log is the truth.
+// Transport carries messages between the processes that serve one database. A message lost, duplicated or
+// delayed costs latency or shows people who are not there, but never an operation: the log is authoritative.
 // pgfuncs.Transport is one over Postgres, and package nats has one over NATS.
 type Transport interface {
-	// Send passes on what is said in some rooms, and under the name "" to all processes whatever rooms
-	// they use. After an error nobody may have got it, or somebody.
+	// Send sends one message to each room of batch; the room "" reaches all processes, whatever rooms they
+	// follow. After an error, nobody or only some may have received it.
 	Send(ctx context.Context, batch map[string][]byte) error
-	// Listen calls hear for what any process sent, this one too perhaps, until ctx is done. It calls live
-	// with true when messages begin to come through (those from before may have been lost) and with
-	// false when they no longer do. It calls both from one goroutine, and they do not keep data.
+	// Listen calls hear for each message of any process, perhaps including this one, until ctx is done. It
+	// calls live with true when messages begin to arrive (earlier ones may have been lost), and with false
+	// when they no longer do. It calls both from one goroutine; they must not retain data.
 	Listen(ctx context.Context, hear func(room string, data []byte), live func(bool))
-	// Follow has what is said in a room come in, until unfollow is called, once. They do not block.
+	// Follow subscribes to a room's messages until unfollow is called, once. Neither blocks.
 	Follow(room string) (unfollow func())
-	// CarriesOps reports whether committed ops may go along, to spare other processes reading them from
-	// the log: only where nobody can send who may not write to the log.
+	// CarriesOps reports whether messages may carry committed ops, to spare other processes reading them from
+	// the log. That is safe only if nobody can send who may not write to the log.
 	CarriesOps() bool
 }
 

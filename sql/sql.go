@@ -1,6 +1,6 @@
-// Package sql holds Canopy's database code: numbered migrations, which are immutable once released and
-// run once, and stored functions, one per file and named after it, which are dropped and installed
-// again whenever one of them changed. Beside them are the grants that the role of each service gets.
+// Package sql holds Canopy's database code: numbered migrations, which are immutable once released and run once;
+// stored functions, each in a file named after it, which are all dropped and installed again whenever one of
+// them changed; and the grants for the role of each service.
 //
 // All of Canopy's server-side CRDT logic lives in the functions; start reading at functions/apply.sql.
 package sql
@@ -26,7 +26,7 @@ type Migration struct {
 	SQL     string
 }
 
-// Migrations returns all steps in ascending order, without a hole from 1.
+// Migrations returns all steps in ascending order, numbered from 1 without gaps.
 func Migrations() ([]Migration, error) {
 	entries, err := fs.ReadDir(files, "migrations") // sorted by name
 	if err != nil {

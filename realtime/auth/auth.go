@@ -1,17 +1,17 @@
-// Package auth decides what the bearer of a JSON Web Token may do in which room. It verifies tokens,
-// keeps the keys that they may be signed with and the list of those that were revoked, and signs tokens
-// of one's own. README.md in this directory describes the claims and the kinds of keys.
+// Package auth decides what the bearer of a JSON Web Token may do in which room. It verifies tokens, holds
+// the keys to verify them with and the list of revoked tokens, and signs your own tokens. README.md in this
+// directory describes the claims and the kinds of keys.
 //
 // # Invariants
 //
-//   - A key has one algorithm, which its type decides. A token's header chooses among the keys of that
-//     algorithm and has no other influence: no key, URL or certificate in it is ever looked at.
-//   - Whatever is ambiguous is refused: a claim that is there twice, an audience that nobody asked for, a
-//     grant with a member that is not known. So two programs cannot read one token in two ways.
-//   - A token that does not expire is no token.
-//   - Fetching keys is bounded in time, size and frequency, however many tokens ask for it.
+//   - A key has one algorithm, which its type determines. A token's header chooses among the keys of that
+//     algorithm and has no other influence: any key, URL or certificate in it is ignored.
+//   - Ambiguous tokens are refused: with a duplicate claim, an audience when none is configured, or a grant
+//     with an unknown member. So no two programs can read one token differently.
+//   - A token without an expiry is refused.
+//   - Fetching keys is bounded in time, size and frequency, however many tokens cause it.
 //
-// The services know nothing of this package: each has a hook, and cmd/canopy joins the two. Verifier,
+// The services do not import this package: each has a hook, and cmd/canopy connects the two. Verifier,
 // Keyring and Revocations are safe for concurrent use.
 package auth
 
@@ -24,20 +24,20 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// Access is what a grant allows in a room. Each level allows what is below it too.
+// Access is the level of access to a room. Each level includes the lower ones.
 type Access int
 
 // The levels of access.
 const (
 	None  Access = iota // the room does not exist for the bearer
 	Read                // see everything in the room, and who is in it
-	Write               // push operations, and make the room by the first one
+	Write               // push operations; the first one creates the room
 	Admin               // administer the room
 )
 
 var accessNames = [...]string{None: "none", Read: "read", Write: "write", Admin: "admin"}
 
-// String returns the name that claims have for the level.
+// String returns the level's name in claims.
 func (a Access) String() string {
 	if a < None || a > Admin {
 		return fmt.Sprintf("Access(%d)", int(a))
@@ -45,7 +45,7 @@ func (a Access) String() string {
 	return accessNames[a]
 }
 
-// ParseAccess returns the level of a name in a claim: "read", "write" or "admin".
+// ParseAccess returns the level with the given name in claims: "read", "write" or "admin".
 func ParseAccess(name string) (Access, error) {
 	for a := Read; a <= Admin; a++ {
 		if accessNames[a] == name {
@@ -55,14 +55,14 @@ func ParseAccess(name string) (Access, error) {
 	return None, fmt.Errorf("access %.40q is not read, write or admin", name)
 }
 
-// Grant gives access to a room, or to all rooms that begin alike.
+// Grant gives access to a room, or to all rooms with a common prefix.
 type Grant struct {
 	// Room is a room's name, or a prefix and a star: "team-*", or "*" for every room.
 	Room   string
 	Access Access
 }
 
-// ParseGrant reads the form that the command line has for a grant, "team-*=write".
+// ParseGrant parses the command line's form of a grant, such as "team-*=write".
 func ParseGrant(text string) (Grant, error) {
 	room, name, ok := strings.Cut(text, "=")
 	if !ok {
@@ -76,16 +76,16 @@ func ParseGrant(text string) (Grant, error) {
 	return g, g.check()
 }
 
-// String is the form that ParseGrant reads.
+// String returns the form that ParseGrant parses.
 func (g Grant) String() string { return g.Room + "=" + g.Access.String() }
 
-// MarshalJSON writes the grant as the claim has it.
+// MarshalJSON writes the grant in the form of the claim.
 func (g Grant) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"room": g.Room, "access": g.Access.String()})
 }
 
-// UnmarshalJSON reads the grant as the claim has it. A member that is not known may be meant to narrow
-// the grant, so it is refused.
+// UnmarshalJSON reads the grant in the form of the claim. It refuses unknown members, because they may be
+// meant to narrow the grant.
 func (g *Grant) UnmarshalJSON(text []byte) error {
 	members, err := object(text)
 	if err != nil {
@@ -112,7 +112,7 @@ func (g Grant) check() error {
 		return nil
 	}
 	if err := wire.ValidRoom(prefix); err != nil {
-		return fmt.Errorf("grant for %.200q: neither a room's name nor a prefix of one and a star", g.Room)
+		return fmt.Errorf("grant for %.200q: neither a room name nor a prefix of one with a star", g.Room)
 	}
 	return nil
 }
@@ -125,21 +125,21 @@ func (g Grant) covers(room string) bool {
 	return room == g.Room
 }
 
-// Claims is what a token says.
+// Claims is the content of a token.
 type Claims struct {
-	Subject   string // sub: who the bearer is; the others in a room are shown it
-	ID        string // jti: the name by which the token can be revoked; may be empty
+	Subject   string // sub: who the bearer is; the others in a room see it
+	ID        string // jti: the id by which the token can be revoked; may be empty
 	Issuer    string // iss
 	Audience  []string
-	Issued    time.Time // iat, zero if it is not there
-	NotBefore time.Time // nbf, zero if it is not there
+	Issued    time.Time // iat, zero if missing
+	NotBefore time.Time // nbf, zero if missing
 	Expires   time.Time // exp
 	Rooms     []Grant
 
 	signer fingerprint // of the key that the token was verified with
 }
 
-// Access returns what the token allows in a room: the most that any of its grants does.
+// Access returns the token's access to a room: the highest level of all its grants.
 func (c Claims) Access(room string) Access {
 	access := None
 	for _, g := range c.Rooms {

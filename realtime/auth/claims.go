@@ -44,7 +44,7 @@ func object(text []byte) (members, error) {
 		}
 		key, _ := name.(string) // an object's names are strings
 		if _, twice := m[key]; twice {
-			return nil, fmt.Errorf("%.40q is there twice", key)
+			return nil, fmt.Errorf("duplicate member %.40q", key)
 		}
 		m[key] = value
 	}
@@ -52,7 +52,7 @@ func object(text []byte) (members, error) {
 		return nil, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
+		return nil, errors.New("extra data after the JSON object")
 	}
 	return m, nil
 }
@@ -94,7 +94,7 @@ func checkName(text string) error {
 	}
 	for _, r := range text {
 		if !unicode.IsPrint(r) {
-			return errors.New("has a character that does not print")
+			return errors.New("has an unprintable character")
 		}
 	}
 	return nil
@@ -130,8 +130,7 @@ func (m members) texts(name string, to *[]string) error {
 	return nil
 }
 
-// UnmarshalJSON reads the claims of a token. What they mean is not looked at, but for what makes them
-// ambiguous.
+// UnmarshalJSON reads the claims of a token. It does not check their meaning, but refuses ambiguous ones.
 func (c *Claims) UnmarshalJSON(text []byte) error {
 	m, err := object(text)
 	if err != nil {
@@ -151,7 +150,7 @@ func (c *Claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// MarshalJSON writes the claims as a token has them.
+// MarshalJSON writes the claims in the form of a token.
 func (c Claims) MarshalJSON() ([]byte, error) {
 	m := map[string]any{"sub": c.Subject, "rooms": append([]Grant{}, c.Rooms...)}
 	for name, text := range map[string]string{"jti": c.ID, "iss": c.Issuer} {

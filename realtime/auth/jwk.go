@@ -65,7 +65,7 @@ func parseJWK(m members) (Key, error) {
 	}
 	parse, ok := jwkKinds[kind]
 	if !ok {
-		return Key{}, fmt.Errorf("%w: keys of kind %.40q are not known", errOtherUse, kind)
+		return Key{}, fmt.Errorf("%w: unknown kind of key %.40q", errOtherUse, kind)
 	}
 	if algorithm != "" && algorithm != parse.algorithm {
 		return Key{}, fmt.Errorf("%w: its algorithm is %.40q, not %s", errOtherUse, algorithm, parse.algorithm)
@@ -115,7 +115,7 @@ func rsaJWK(m members) (public, private any, err error) {
 		return nil, nil, err
 	}
 	if len(e) == 0 || len(e) > 4 || len(n) > maxRSABits/8 {
-		return nil, nil, errors.New("the RSA key is out of bounds")
+		return nil, nil, errors.New("the size of the RSA key is out of range")
 	}
 	key := rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
 	if d == nil || p == nil || q == nil {
@@ -140,7 +140,7 @@ func ecJWK(m members) (public, private any, err error) {
 		return nil, nil, fmt.Errorf("%w: the curve %.40q is not P-256", errOtherUse, curve)
 	}
 	if len(x) != 32 || len(y) != 32 {
-		return nil, nil, errors.New("the point does not have 32 bytes each way")
+		return nil, nil, errors.New("the coordinates of the point do not have 32 bytes each")
 	}
 	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y))
 	if err != nil || d == nil {
@@ -182,7 +182,8 @@ func edJWK(m members) (public, private any, err error) {
 // MarshalPrivate writes the key as a JWK with its private part.
 func (k Key) MarshalPrivate() ([]byte, error) { return k.marshal(true) }
 
-// MarshalPublic writes the key as a JWK without its private part. A secret has no public part.
+// MarshalPublic writes the key as a JWK without its private part. It fails for a secret, which has no public
+// part.
 func (k Key) MarshalPublic() ([]byte, error) { return k.marshal(false) }
 
 func (k Key) marshal(whole bool) ([]byte, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The algorithms that tokens may be signed with.
+// The algorithms for signing tokens.
 const (
 	HS256 = "HS256" // HMAC with SHA-256: whoever can verify can sign
 	RS256 = "RS256" // RSA, PKCS #1 v1.5, with SHA-256
@@ -35,11 +35,11 @@ const (
 	minRSABits, maxRSABits = 2048, 8192
 )
 
-// Key is a key that verifies tokens and, where it has its private part, signs them.
+// Key is a key that verifies tokens and, if it has its private part, signs them.
 type Key struct {
-	// ID is what tokens name the key by (kid). Keys from PEM have none.
+	// ID identifies the key in tokens (kid). Keys from PEM have none.
 	ID string
-	// Algorithm is the only one that the key is good for. Its type decides it.
+	// Algorithm is the only algorithm that the key may be used with. The type of the key determines it.
 	Algorithm string
 
 	public  any // what package jwt verifies with
@@ -101,8 +101,8 @@ func newKey(id string, public, private any) (Key, error) {
 	return k, err
 }
 
-// GenerateKey makes a key for one of the algorithms, with a random id. The randomness is crypto/rand's
-// unless random is given.
+// GenerateKey makes a key for one of the algorithms, with a random id. Its randomness comes from crypto/rand
+// if random is nil.
 func GenerateKey(algorithm string, random io.Reader) (Key, error) {
 	if random == nil {
 		random = rand.Reader
@@ -139,8 +139,8 @@ func pair(id string) func(private crypto.Signer, err error) (Key, error) {
 	}
 }
 
-// ParseKeys reads keys as PEM (public or private keys, or certificates, any number of them), as a JWK
-// or as a JWK Set. Keys of a set that are for something else are left out.
+// ParseKeys reads keys as PEM (any number of public or private keys, or certificates), as a JWK or as a JWK
+// Set. It skips keys of a set that are for another use.
 func ParseKeys(text []byte) ([]Key, error) {
 	text = bytes.TrimSpace(text)
 	var keys []Key
@@ -221,7 +221,7 @@ func parseBlock(block *pem.Block) (Key, error) {
 	return Key{}, errors.New("neither a key nor a certificate")
 }
 
-// Sign makes a token. It is for tokens of one's own: it takes only claims that a Verifier takes.
+// Sign makes a token. It accepts only claims that a Verifier accepts.
 func Sign(key Key, claims Claims) (string, error) {
 	if !key.Signs() {
 		return "", errors.New("sign token: the key has no private part")
@@ -238,7 +238,7 @@ func Sign(key Key, claims Claims) (string, error) {
 		return "", fmt.Errorf("sign token: %w", err)
 	}
 	if len(text) > MaxTokenBytes {
-		return "", fmt.Errorf("sign token: it would have %d bytes, %d are allowed", len(text), MaxTokenBytes)
+		return "", fmt.Errorf("sign token: it would have %d bytes, the limit is %d", len(text), MaxTokenBytes)
 	}
 	return text, nil
 }

@@ -23,20 +23,20 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
-// Source is where keys come from. It is read again in the course of time.
+// Source is a source of keys. A Keyring reads it again from time to time.
 type Source struct {
 	name string
 	load func(ctx context.Context) ([]Key, error)
 	near bool // it costs nothing to look all the time
 }
 
-// Text is a source that is always the same: PEM, a JWK or a JWK Set, say from the environment. The
-// name is for messages.
+// Text returns a constant source: PEM, a JWK or a JWK Set, for example from the environment. The name is for
+// error messages.
 func Text(name, text string) Source {
 	return Source{name: name, load: func(context.Context) ([]Key, error) { return ParseKeys([]byte(text)) }}
 }
 
-// File is a file with PEM, a JWK or a JWK Set.
+// File returns a source that reads a file with PEM, a JWK or a JWK Set.
 func File(path string) Source {
 	return Source{name: path, near: true, load: func(context.Context) ([]Key, error) {
 		f, err := os.Open(path)
@@ -48,9 +48,9 @@ func File(path string) Source {
 	}}
 }
 
-// URL is where an issuer publishes its JWK Set. It is https, or http on this machine; redirects are not
-// followed. Secrets in it are refused: what everybody can get is none. A nil transport is one with the
-// environment's proxy.
+// URL returns a source that fetches an issuer's JWK Set. The address must be https, or http on this machine.
+// Redirects are not followed. Secret keys are refused, because anybody can fetch them. A nil transport means
+// one with the environment's proxy.
 func URL(address string, transport http.RoundTripper) (Source, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
@@ -88,7 +88,7 @@ func fetch(ctx context.Context, client *http.Client, address string) ([]Key, err
 	keys, err := readKeys(resp.Body)
 	for _, k := range keys {
 		if k.Algorithm == HS256 {
-			return nil, errors.New("a secret is published")
+			return nil, errors.New("it publishes a secret key")
 		}
 	}
 	return keys, err
@@ -105,25 +105,25 @@ func readKeys(r io.Reader) ([]Key, error) {
 	return ParseKeys(text)
 }
 
-// KeyringConfig is what NewKeyring needs. Only Sources is required.
+// KeyringConfig configures NewKeyring. Only Sources is required.
 type KeyringConfig struct {
 	Sources []Source
-	// Refresh is how old the keys may become before the sources are read again, by Run or for the next
-	// token, which is how a key that was taken back goes. Defaults to 5 min.
+	// Refresh is the age of the keys after which Run or the next token causes the sources to be read again,
+	// which removes withdrawn keys. Defaults to 5 min.
 	Refresh time.Duration
 	// Watch is how often Run reads files. Defaults to 1 s.
 	Watch time.Duration
-	// Pause is the least time between two readings, however many tokens name keys that are not there.
-	// Defaults to 10 s.
+	// Pause is the minimum time between two readings, however many tokens name unknown keys. Defaults to 10 s.
 	Pause time.Duration
-	// Logger is told of sources that cannot be read. Defaults to none.
+	// Logger receives a message about a source that cannot be read. Defaults to none.
 	Logger *slog.Logger
 	// Now is the clock. Defaults to time.Now.
 	Now func() time.Time
 }
 
-// Keyring holds the keys of its sources. It reads them when a token names a key that it does not have,
-// and from time to time; files all the time, where Run runs. A source that cannot be read keeps the keys that it had.
+// Keyring holds the keys of its sources. It reads the sources again when a token names an unknown key, and
+// after KeyringConfig.Refresh; while Run runs, it reads files every KeyringConfig.Watch. If a source cannot be
+// read, its old keys stay.
 type Keyring struct {
 	cfg KeyringConfig
 
@@ -136,7 +136,7 @@ type Keyring struct {
 	reading chan struct{} // closed at the end of the reading under way; nil if there is none
 }
 
-// NewKeyring returns a keyring without keys: Load gets them.
+// NewKeyring returns a keyring without keys. Load reads them.
 func NewKeyring(cfg KeyringConfig) *Keyring {
 	if cfg.Refresh == 0 {
 		cfg.Refresh = 5 * time.Minute
@@ -156,10 +156,10 @@ func NewKeyring(cfg KeyringConfig) *Keyring {
 	return &Keyring{cfg: cfg, keys: make([][]Key, len(cfg.Sources))}
 }
 
-// Load reads all sources, for the first time: each of them must have keys.
+// Load reads all sources for the first time. Each of them must have keys.
 func (k *Keyring) Load(ctx context.Context) error {
 	if len(k.cfg.Sources) == 0 {
-		return errors.New("load keys: there is nowhere to get them from")
+		return errors.New("load keys: no sources are configured")
 	}
 	keys, err := k.read(ctx)
 	if err != nil {
@@ -185,7 +185,7 @@ func (k *Keyring) read(ctx context.Context) ([][]Key, error) {
 	return keys, errors.Join(errs...)
 }
 
-// Run reads files as they change, and everything when it is old, until ctx is done.
+// Run reads changed files, and all sources when the keys are old, until ctx is done.
 func (k *Keyring) Run(ctx context.Context) {
 	tick := time.NewTicker(k.cfg.Watch)
 	defer tick.Stop()

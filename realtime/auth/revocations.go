@@ -12,34 +12,34 @@ import (
 
 // Revocation is one revoked token.
 type Revocation struct {
-	// Version is greater than that of everything that was revoked before.
+	// Version is greater than that of every earlier revocation.
 	Version int64
 	ID      string
-	Expires time.Time // zero where it is not known
+	Expires time.Time // zero if unknown
 }
 
-// RevocationLog is where revocations are kept. RevocationsAfter returns at most limit of them, with a
-// greater version than after and in that order, and the greatest version given so far. Who has seen a
-// version has seen all before it.
+// RevocationLog stores revocations. RevocationsAfter returns at most limit of those with a version greater than
+// after, in order of version, and as head the greatest version given so far. Versions become visible in
+// order: a reader that has seen one has seen all before it.
 type RevocationLog interface {
 	RevocationsAfter(ctx context.Context, after int64, limit int) (list []Revocation, head int64, err error)
 }
 
-// RevocationsConfig is what NewRevocations needs. Only Log is required.
+// RevocationsConfig configures NewRevocations. Only Log is required.
 type RevocationsConfig struct {
 	Log RevocationLog
-	// Poll is how often the log is asked for what is new. Defaults to 1 s.
+	// Poll is how often Run reads new revocations from the log. Defaults to 1 s.
 	Poll time.Duration
-	// Stale is how old the list may become before tokens are refused as busy, because they may have been
+	// Stale is the age of the list beyond which tokens are refused with busy, because they may have been
 	// revoked. Defaults to 10 s.
 	Stale time.Duration
-	// Logger is told when the log cannot be read. Defaults to none.
+	// Logger receives a message when the log cannot be read. Defaults to none.
 	Logger *slog.Logger
 	// Now is the clock. Defaults to time.Now.
 	Now func() time.Time
 }
 
-// Revocations is the list of revoked tokens, as one process knows it.
+// Revocations is one process's list of revoked tokens.
 type Revocations struct {
 	cfg RevocationsConfig
 
@@ -54,7 +54,7 @@ type Revocations struct {
 // keepExpired is how long a token is kept in the list after its expiry: beyond any leeway.
 const keepExpired = 2 * MaxLeeway
 
-// NewRevocations returns an empty list, which is good for nothing until Load or Run has read the log.
+// NewRevocations returns an empty list. It cannot be used until Load or Run has read the log.
 func NewRevocations(cfg RevocationsConfig) *Revocations {
 	if cfg.Poll == 0 {
 		cfg.Poll = time.Second
@@ -71,7 +71,7 @@ func NewRevocations(cfg RevocationsConfig) *Revocations {
 	return &Revocations{cfg: cfg, expires: map[string]time.Time{}}
 }
 
-// Run keeps the list up to date until ctx is done. Reading that fails is tried again.
+// Run keeps the list up to date until ctx is done. It retries failed reads.
 func (r *Revocations) Run(ctx context.Context) {
 	tick := time.NewTicker(r.cfg.Poll)
 	defer tick.Stop()
@@ -106,7 +106,7 @@ func (r *Revocations) report(err error) {
 // batch is how many revocations are read at a time.
 const batch = 1000
 
-// Load reads what is new.
+// Load reads new revocations from the log.
 func (r *Revocations) Load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stale)
 	defer cancel()
@@ -182,7 +182,7 @@ func (r *Revocations) check(id string) error {
 	case r.Revoked(id):
 		return unauthorized("the token was revoked")
 	case stale:
-		return wire.NewError(wire.CodeBusy, "it is not known at the moment which tokens are revoked: try again")
+		return wire.NewError(wire.CodeBusy, "the server cannot tell at the moment which tokens are revoked: try again")
 	}
 	return nil
 }

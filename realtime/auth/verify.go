@@ -14,34 +14,34 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// MaxTokenBytes is the length of the longest token that is looked at.
+// MaxTokenBytes is the maximum length of a token in bytes.
 const MaxTokenBytes = 8 << 10
 
 // tokenAlphabet is what a token consists of. Decoders of base64 skip line ends.
 const tokenAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 
-// MaxLeeway is the most that VerifierConfig.Leeway may be: revocations are kept for a day after expiry.
+// MaxLeeway is the maximum of VerifierConfig.Leeway: revocations are kept for a day after expiry.
 const MaxLeeway = 10 * time.Minute
 
-// VerifierConfig is what NewVerifier needs. Only Keys is required.
+// VerifierConfig configures NewVerifier. Only Keys is required.
 type VerifierConfig struct {
-	// Keys are those that tokens may be signed with.
+	// Keys are the keys to verify tokens with.
 	Keys *Keyring
-	// Issuer is what iss must be. Defaults to anything.
+	// Issuer is the required iss. Defaults to any.
 	Issuer string
-	// Audience is what aud must contain. Defaults to none, and then tokens that have an audience are
-	// refused: they are meant for somebody else.
+	// Audience is a string that aud must contain. Defaults to none; then tokens with an audience are refused,
+	// because they are meant for another service.
 	Audience string
-	// Leeway is how far the clocks of issuers may be off: so long is a token good before nbf and after
-	// exp. Negative for none, at most MaxLeeway. Defaults to 2 s.
+	// Leeway is how far issuers' clocks may be off: a token is valid for this long before nbf and after exp.
+	// At most MaxLeeway; negative means none. Defaults to 2 s.
 	Leeway time.Duration
-	// Revocations are the tokens that are no longer good. Defaults to none.
+	// Revocations are the revoked tokens. Defaults to none.
 	Revocations *Revocations
 	// Now is the wall clock. Defaults to time.Now.
 	Now func() time.Time
 }
 
-// Verifier tells good tokens from others.
+// Verifier checks tokens.
 type Verifier struct {
 	cfg    VerifierConfig
 	parser *jwt.Parser
@@ -75,9 +75,9 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	return &Verifier{cfg: cfg, parser: jwt.NewParser(options...)}, nil
 }
 
-// Verify returns what a token says, if it is good. Its error is a *wire.Error: unauthorized with what
-// is wrong with the token, or busy where that cannot be told now. Nothing about claims is told to
-// somebody who could not sign them.
+// Verify returns the claims of a valid token. Its error is a *wire.Error: unauthorized, with the fault of the
+// token, or busy if it cannot tell now. An error about the claims is only ever given for a correctly signed
+// token.
 func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	switch {
 	case token == "":
@@ -86,7 +86,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 		return Claims{}, unauthorized("the token has more than %d bytes", MaxTokenBytes)
 	}
 	if strings.Trim(token, tokenAlphabet) != "" {
-		return Claims{}, unauthorized("malformed token: neither base64url nor a dot")
+		return Claims{}, unauthorized("malformed token: it contains a character that is neither base64url nor a dot")
 	}
 	head, err := parseHeader(token)
 	if err != nil {
@@ -121,8 +121,8 @@ func (v *Verifier) parse(token string, keys []Key) (claims Claims, err error) {
 	return Claims{}, err
 }
 
-// Withdrawn returns what reports, without I/O, whether a token that was verified is not to be taken any more:
-// because it was revoked, or because the key that signed it was taken away.
+// Withdrawn returns a function that reports, without I/O, whether a verified token is no longer valid because
+// it was revoked, or because its key was removed.
 func (v *Verifier) Withdrawn(claims Claims) func() bool {
 	id, signer := claims.ID, claims.signer
 	return func() bool {
@@ -130,7 +130,7 @@ func (v *Verifier) Withdrawn(claims Claims) func() bool {
 	}
 }
 
-// Deadline is when a token stops being good by itself: Expires and the leeway.
+// Deadline returns the time at which a token becomes invalid by itself: Expires plus the leeway.
 func (v *Verifier) Deadline(claims Claims) time.Time { return claims.Expires.Add(v.cfg.Leeway) }
 
 var (
@@ -159,7 +159,7 @@ var refusals = []struct {
 	{jwt.ErrTokenNotValidYet, "the token is not valid yet"},
 	{jwt.ErrTokenInvalidAudience, "the token is for another audience"},
 	{jwt.ErrTokenInvalidIssuer, "the token is from another issuer"},
-	{jwt.ErrTokenRequiredClaimMissing, "the token lacks a claim: exp, or the aud or iss that this service wants"},
+	{jwt.ErrTokenRequiredClaimMissing, "the token lacks a claim: exp, or the aud or iss that this service requires"},
 	{errAudience, errAudience.Error()},
 	{errSubject, errSubject.Error()},
 }

@@ -1,13 +1,11 @@
-// Package nats is a transport between realtime processes over NATS, for those whose Postgres has enough to
-// do without NOTIFY.
+// Package nats is a transport between realtime processes over NATS. Use it to spare Postgres the load of NOTIFY.
 //
-// What is said in a room is published under "PREFIX.room.NAME", with ':' for the dots of the name, and
-// reaches the processes that have the room in use; what is said to all under "PREFIX.all". Core NATS only:
-// nothing is stored, nothing is kept for later, and what is lost costs latency.
+// Messages of a room are published under "PREFIX.room.NAME", with ':' in place of the dots of the name, and
+// reach the processes that have the room in use. Messages to all are published under "PREFIX.all". It uses
+// core NATS only: nothing is stored, and a lost message costs latency.
 //
-// Whoever may publish there can have sockets told of operations that are not in the log, which replicas
-// find when they next compare digests. So only the realtime processes of one database may publish or
-// subscribe under a prefix.
+// Anybody who may publish there could show sockets operations that are not in the log, until replicas next
+// compare digests. So only the realtime processes of one database may publish or subscribe under a prefix.
 //
 // A Transport is safe for concurrent use.
 package nats
@@ -24,19 +22,19 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Config is what Open needs. Only URL is required.
+// Config configures Open. Only URL is required.
 type Config struct {
-	// URL is one or more servers ("nats://host:4222", "tls://…"), separated by commas; others of their
-	// cluster are found. It may hold user:password@ or token@.
+	// URL is one or more servers ("nats://host:4222", "tls://…"), separated by commas; the client discovers
+	// the rest of their cluster. It may contain user:password@ or token@.
 	URL string
-	// Credentials is a file with a user's JWT and seed, as nsc makes them.
+	// Credentials is a file with a user's JWT and seed, as written by nsc.
 	Credentials string
-	// CA is a file with certificates that the server's is to be signed by; Cert and Key are files with
-	// our own, for servers that ask for one. Default to the system's, and none.
+	// CA is a file with the CA certificates for the servers; Cert and Key are files with a client certificate
+	// and its key. Default to the system's CAs and no client certificate.
 	CA, Cert, Key string
-	// Prefix begins all subjects. Processes of another database need another one. Defaults to "canopy".
+	// Prefix begins all subjects. Each database needs its own. Defaults to "canopy".
 	Prefix string
-	// Logger is told when the connection is lost and found. Defaults to none.
+	// Logger receives a message when the connection is lost and found. Defaults to none.
 	Logger *slog.Logger
 }
 
@@ -57,8 +55,8 @@ type Transport struct {
 	lost  atomic.Bool   // some messages were
 }
 
-// Open connects to the server; where it is not there, attempts go on until Close. It fails for what no
-// server is needed to tell.
+// Open connects to the server. If the server cannot be reached, the transport keeps trying until Close; Open
+// fails only for errors in the configuration.
 func Open(cfg Config) (*Transport, error) {
 	if cfg.Prefix == "" {
 		cfg.Prefix = "canopy"
@@ -164,7 +162,7 @@ func (t *Transport) room(subject string) string {
 	return strings.ReplaceAll(room, ":", ".")
 }
 
-// Send publishes what is said in each room.
+// Send publishes one message to each room of batch.
 func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -185,9 +183,9 @@ func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
 	return nil
 }
 
-// Listen calls hear for what other processes say in the rooms that are followed, and to all, until ctx is
-// done. It calls live with true when the connection is there, and with false when it is not or messages were
-// lost. Neither may block; they are called from one goroutine.
+// Listen calls hear for other processes' messages to followed rooms and to all, until ctx is done. It calls live
+// with true when there is a connection, and with false when there is none or messages were lost. Neither may
+// block; both are called from one goroutine.
 func (t *Transport) Listen(ctx context.Context, hear func(room string, data []byte), live func(bool)) {
 	alive := false
 	set := func(v bool) {
@@ -213,7 +211,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 	}
 }
 
-// Follow has what is said in a room come in.
+// Follow subscribes to a room's messages until unfollow is called.
 func (t *Transport) Follow(room string) (unfollow func()) {
 	sub, err := t.conn.ChanSubscribe(t.subject(room), t.inbox)
 	if err != nil { // closed; there is nothing to hear
@@ -222,5 +220,5 @@ func (t *Transport) Follow(room string) (unfollow func()) {
 	return func() { _ = sub.Unsubscribe() }
 }
 
-// CarriesOps reports true: the prefix is for processes that may write to the log.
+// CarriesOps returns true: only processes that may write to the log may use the prefix.
 func (t *Transport) CarriesOps() bool { return true }

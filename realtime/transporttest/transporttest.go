@@ -1,4 +1,4 @@
-// Package transporttest listens to a transport, for the tests of each. It is for tests alone.
+// Package transporttest listens to a transport, for the tests of each. It is for tests only.
 package transporttest
 
 import (
@@ -9,7 +9,7 @@ import (
 	"github.com/canopysync/canopy/realtime"
 )
 
-// Ear is a transport that is listened to, with what it heard.
+// Ear is a transport with the messages heard on it.
 type Ear struct {
 	realtime.Transport
 	Heard chan string // room, space, data
@@ -41,7 +41,7 @@ func (e *Ear) Say(room, data string) {
 	}
 }
 
-// Expect waits for the next message, which has to be the wanted one: room, space, data.
+// Expect waits for the next message, which must be the wanted one: room, space, data.
 func (e *Ear) Expect(want string) {
 	e.t.Helper()
 	if got := <-e.Heard; got != want {
@@ -49,7 +49,7 @@ func (e *Ear) Expect(want string) {
 	}
 }
 
-// ExpectLive waits until the transport tells whether it is live.
+// ExpectLive waits until the transport reports whether it is live, and fails the test on the wrong answer.
 func (e *Ear) ExpectLive(want bool) {
 	e.t.Helper()
 	if got := <-e.Live; got != want {
