@@ -145,9 +145,9 @@ const ancestors = `WITH RECURSIVE up (node) AS (
 	UNION SELECT n.parent FROM up JOIN nodes n ON n.node = up.node)`
 
 // Ancestors returns the nodes above a node, its parent first. The last one is Root, or Trash if the
-// node is deleted, or a node that does not exist yet.
+// node is deleted, or a node that does not exist yet. Root and Trash have none.
 func (v *View) Ancestors(id moveop.NodeID) (above []moveop.NodeID, err error) {
-	if _, err := v.Node(id); err != nil {
+	if err := v.checkNode(id); err != nil {
 		return nil, err
 	}
 	err = v.s.each(ancestors+` SELECT node FROM up`, []any{id[:]}, func(rows *sql.Rows) error {
@@ -161,10 +161,19 @@ func (v *View) Ancestors(id moveop.NodeID) (above []moveop.NodeID, err error) {
 
 // IsDeleted reports whether a node is in Trash: it was deleted, or a node above it was.
 func (v *View) IsDeleted(id moveop.NodeID) (bool, error) {
-	if _, err := v.Node(id); err != nil {
+	if err := v.checkNode(id); err != nil {
 		return false, err
 	}
 	return v.s.isAbove(moveop.Trash, id)
+}
+
+// checkNode returns an error if there is no such node.
+func (v *View) checkNode(id moveop.NodeID) error {
+	if id.IsReserved() {
+		return nil
+	}
+	_, err := v.Node(id)
+	return err
 }
 
 // isAbove reports whether a node is above another one.

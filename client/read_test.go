@@ -99,6 +99,14 @@ func TestReads(t *testing.T) {
 	if want := []moveop.NodeID{b, a, moveop.Root}; err != nil || !slices.Equal(above, want) {
 		t.Errorf("ancestors are %v, %v", above, err)
 	}
+	for _, top := range []moveop.NodeID{moveop.Root, moveop.Trash} {
+		if above, err := c.Ancestors(t.Context(), top); err != nil || len(above) != 0 {
+			t.Errorf("ancestors of %s are %v, %v", top, above, err)
+		}
+		if deleted, err := c.IsDeleted(t.Context(), top); err != nil || deleted {
+			t.Errorf("%s is deleted: %t, %v", top, deleted, err)
+		}
+	}
 	values, err := c.Values(t.Context(), d)
 	if got := fmt.Sprintf("%s", values); err != nil || got != `map[size:3 title:"d"]` {
 		t.Errorf("values are %s, %v", got, err)
