@@ -173,7 +173,8 @@ type Client struct {
 // SQLite keeps files beside the file that are named after it; "path-lock" is the lock. The lock file is
 // never removed, even if the file turns out to be something else: another process may have opened it
 // meanwhile, and would hold a lock that the next one does not see. Path may be a symbolic link. A hard
-// link has a lock of its own, and must not be used while the file is open.
+// link has a lock of its own, and must not be used while the file is open. Nor may an open file be moved
+// or removed.
 //
 // New files can be read by their owner only, whatever the umask is; change the mode of one to share it.
 //

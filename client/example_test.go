@@ -1,7 +1,6 @@
 package client_test
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -390,9 +389,7 @@ func (l *list) take(ctx context.Context, c *client.Client, e client.Event) error
 		}
 		if ch.Kind() != "" && ch.To.Parent == l.parent {
 			n := client.Node{ID: ch.Node, Parent: ch.To.Parent, OrderKey: ch.To.OrderKey}
-			at, _ := slices.BinarySearchFunc(l.rows, n, func(a, b client.Node) int {
-				return cmp.Or(cmp.Compare(a.OrderKey, b.OrderKey), a.ID.Compare(b.ID))
-			})
+			at, _ := slices.BinarySearchFunc(l.rows, n, func(a, b client.Node) int { return a.Cursor().Compare(b.Cursor()) })
 			l.rows = slices.Insert(l.rows, at, n)
 			if ch.From.Parent != l.parent {
 				come = append(come, n) // with properties that this event need not have

@@ -46,14 +46,7 @@ type gap struct {
 
 // holds reports whether a sibling between the neighbours is already where the gap is.
 func (g gap) holds(n Cursor) bool {
-	return (g.left == Cursor{} || g.left.before(n)) && (g.right == Cursor{} || n.before(g.right))
-}
-
-func (c Cursor) before(other Cursor) bool {
-	if c.OrderKey != other.OrderKey {
-		return c.OrderKey < other.OrderKey
-	}
-	return c.Node.Compare(other.Node) < 0
+	return (g.left == Cursor{} || g.left.Compare(n) < 0) && (g.right == Cursor{} || n.Compare(g.right) < 0)
 }
 
 // gap finds the neighbours of a position.
@@ -181,7 +174,7 @@ func (tx *Tx) rekeyAll(g gap, n int) ([]string, error) {
 		if next == (Cursor{}) {
 			break
 		}
-		if at = next; g.right != (Cursor{}) && !at.before(g.right) {
+		if at = next; g.right != (Cursor{}) && at.Compare(g.right) >= 0 {
 			right = append(right, at.Node)
 		} else {
 			left = append(left, at.Node)

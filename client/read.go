@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -28,6 +29,11 @@ func (n Node) Cursor() Cursor { return Cursor{n.OrderKey, n.ID} }
 type Cursor struct {
 	OrderKey string
 	Node     moveop.NodeID
+}
+
+// Compare orders positions as Children returns siblings: by OrderKey, bytewise, then by Node.
+func (c Cursor) Compare(other Cursor) int {
+	return cmp.Or(cmp.Compare(c.OrderKey, other.OrderKey), c.Node.Compare(other.Node))
 }
 
 // DefaultLimit is the page size of Children when limit is 0.
