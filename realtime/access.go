@@ -16,6 +16,22 @@ func (h *hub) admit(ctx context.Context, token string) (Grant, error) {
 	return grant, h.allow(ctx, grant)
 }
 
+// letIn acquires a room for a grant that allows being there.
+func (s *Server) letIn(ctx context.Context, room string, grant Grant) (*hub, error) {
+	if !grant.Read {
+		return nil, wire.UnknownRoom()
+	}
+	h, err := s.acquire(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.allow(ctx, grant); err != nil {
+		s.release(h)
+		return nil, err
+	}
+	return h, nil
+}
+
 // allow checks a grant against the room: reading at least, and writing where the room is yet to be
 // made.
 func (h *hub) allow(ctx context.Context, grant Grant) error {

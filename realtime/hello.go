@@ -46,7 +46,7 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	grant := s.grant
 	if !s.admitted {
 		var err error
-		if grant, err = s.hub.admit(ctx, msg.Token); err != nil {
+		if grant, err = s.admit(ctx, msg.Token); err != nil {
 			return err
 		}
 	}
@@ -65,6 +65,20 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	s.log.Info("joined", "replica", s.replica.String(), "user", grant.User)
 	s.recheck(ctx)
 	return nil
+}
+
+// admit takes the token that hello brings, and then the room.
+func (s *session) admit(ctx context.Context, token string) (Grant, error) {
+	grant, err := s.srv.authorize(ctx, token, s.at)
+	if err != nil {
+		return Grant{}, err
+	}
+	h, err := s.srv.letIn(ctx, s.at, grant)
+	if err != nil {
+		return Grant{}, err
+	}
+	s.goIn(h)
+	return grant, nil
 }
 
 // inUse makes the session a member of the room, unless its replica has another live socket there, be it

@@ -270,26 +270,27 @@ func (s *Server) openSocket(w http.ResponseWriter, r *http.Request, room string)
 		return nil, nil
 	}
 	releases = append(releases, give)
-	h, err := s.acquire(r.Context(), room)
-	if err != nil {
-		failRoom(w, err)
-		return nil, nil
-	}
-	releases = append(releases, func() { s.release(h) })
+	var h *hub
 	if admitted {
-		if err := h.allow(r.Context(), grant); err != nil {
+		if h, err = s.letIn(r.Context(), room, grant); err != nil {
 			failRoom(w, err)
 			return nil, nil
 		}
 	}
 	conn, err := s.upgrader(codec).Upgrade(w, r, nil)
-	if err != nil {
-		return nil, nil // Upgrade has answered
+	if err != nil { // which Upgrade has answered
+		if h != nil {
+			s.release(h)
+		}
+		return nil, nil
 	}
-	session := newSession(s, conn, codec, h, s.logOf(r.Context()))
-	session.grant, session.admitted = grant, admitted
+	session := newSession(s, conn, codec, room, s.logOf(r.Context()))
+	if admitted {
+		session.grant, session.admitted = grant, true
+		session.goIn(h)
+	}
 	s.add(session)
-	releases = append(releases, func() { s.remove(session) })
+	releases = append(releases, session.goOut, func() { s.remove(session) })
 	return session, releaseAll
 }
 

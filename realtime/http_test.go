@@ -288,6 +288,33 @@ func TestAuthorizationOfSockets(t *testing.T) {
 	}
 }
 
+// Nothing is spent on a room for those who have shown no token for it, and nothing shows them whether it is there.
+func TestARoomWaitsForAToken(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast, byToken)
+	s.seed("plan", 3)
+	before := s.reads()
+	spent := func() string {
+		return fmt.Sprint(s.reads()-before, " reads, rooms in use: ", s.metric("canopy_realtime_rooms"))
+	}
+	for _, token := range []string{"wrong", "other"} {
+		p := s.connect("plan")
+		p.raw([]byte("{"))
+		expectRefusal(p)
+		p.send(wire.Hello{Replica: 0xa, Token: token})
+		p.expectClose()
+	}
+	if got := spent(); got != "0 reads, rooms in use: 0" {
+		t.Error(got)
+	}
+	p := s.connect("plan")
+	p.send(wire.Hello{Replica: 0xa, Token: "reader"})
+	expect[wire.Welcome](p)
+	if got := s.metric("canopy_realtime_rooms"); got != "1" {
+		t.Errorf("with a token: %s", got)
+	}
+}
+
 func TestAuthorizationOfRequests(t *testing.T) {
 	t.Parallel()
 	s := setup(t, fast, byToken)

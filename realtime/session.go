@@ -27,7 +27,8 @@ import (
 // when the peer has answered or its time is up. A broken connection just ends both.
 type session struct {
 	srv   *Server
-	hub   *hub
+	at    string // the room's name
+	hub   *hub   // once it is inside
 	conn  *websocket.Conn
 	codec wire.Codec
 	log   *slog.Logger
@@ -46,6 +47,7 @@ type session struct {
 	allowance *allowance // of ops
 	messages  *allowance // of frames that are no pushes, pings and pongs too
 
+	inside atomic.Bool   // it has the room's hub: nothing is spent on a room for those who have shown no token
 	wake   chan struct{} // there may be something to write
 	room   chan struct{} // there may be room for more replies
 	probes chan struct{} // a pong came
@@ -91,9 +93,9 @@ type closeFrame struct {
 // errClosed ends a reader whose session is closing.
 var errClosed = errors.New("session closed")
 
-func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, h *hub, log *slog.Logger) *session {
+func newSession(srv *Server, conn *websocket.Conn, codec wire.Codec, room string, log *slog.Logger) *session {
 	s := &session{
-		srv: srv, hub: h, conn: conn, codec: codec, log: log.With("remote", conn.RemoteAddr().String()),
+		srv: srv, at: room, conn: conn, codec: codec, log: log.With("remote", conn.RemoteAddr().String()),
 		allowance: newAllowance(srv.cfg.Limits.OpsPerSecond), messages: newAllowance(srv.cfg.Limits.MessagesPerSecond),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), probes: make(chan struct{}, 1),
 	}
@@ -141,7 +143,9 @@ func (s *session) serve(ctx context.Context) {
 	if !s.srv.guard(s.log, func() { s.read(ctx) }) {
 		s.close(wire.CloseOverloaded, "internal error")
 	}
-	s.hub.leave(s)
+	if s.inside.Load() {
+		s.hub.leave(s)
+	}
 	s.srv.sockets.give(s.counted)
 	s.finish(cancel, writer)
 	s.jobs.Wait()
@@ -503,7 +507,23 @@ func (s *session) quietFor() time.Duration {
 	return time.Since(s.srv.started) - time.Duration(s.heard.Load())
 }
 
+// goIn gives the session its room.
+func (s *session) goIn(h *hub) {
+	s.hub = h
+	s.inside.Store(true)
+}
+
+// goOut lets go of it.
+func (s *session) goOut() {
+	if s.inside.Load() {
+		s.srv.release(s.hub)
+	}
+}
+
 func (s *session) greeted() bool {
+	if !s.inside.Load() {
+		return false
+	}
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	return s.place.greeted

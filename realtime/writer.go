@@ -59,7 +59,7 @@ func (w *writer) step(ctx context.Context) (sent bool, err error) {
 			return w.conn.WriteMessage(frameType(w.codec), data)
 		})
 	}
-	if w.closeFrame() != nil {
+	if w.closeFrame() != nil || !w.inside.Load() {
 		return false, nil
 	}
 	f, behind := w.hub.next(w.session)
