@@ -153,6 +153,7 @@ type Server struct {
 	metrics  *metrics
 	handler  http.Handler
 	slots    chan struct{} // one element per running snapshot
+	counts   chan struct{} // one element per request for statistics that the source is answering
 	encoders sync.Pool     // of *zstd.Encoder
 	spools   *spools       // nil where there are none
 	draining atomic.Bool   // no new snapshots, not ready
@@ -164,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = cfg.WithDefaults()
-	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), slots: make(chan struct{}, cfg.MaxSnapshots)}
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), slots: make(chan struct{}, cfg.MaxSnapshots), counts: make(chan struct{}, cfg.MaxSnapshots)}
 	s.encoders.New = func() any { return newEncoder() }
 	if cfg.SpoolDir != "" {
 		s.spools = &spools{dir: cfg.SpoolDir, maxBytes: cfg.SpoolBytes, maxAge: cfg.SpoolAge}

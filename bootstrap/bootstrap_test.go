@@ -350,6 +350,37 @@ func TestStatsTimeout(t *testing.T) {
 	wantError(t, f.get(t, "/v1/rooms/garden/stats"), http.StatusInternalServerError, wire.CodeInternal)
 }
 
+// However many ask for statistics, the source has connections left.
+func TestStatsAtATime(t *testing.T) {
+	t.Parallel()
+	asked, gate := make(chan struct{}, 9), make(chan struct{})
+	src := &source{snapshot: formattest.Sample(), stats: func(context.Context) error {
+		asked <- struct{}{}
+		<-gate
+		return nil
+	}}
+	f := setup(t, bootstrap.Config{Source: src, MaxSnapshots: 1, RequestTimeout: 50 * time.Millisecond})
+	first := make(chan int, 1)
+	go func() {
+		resp, err := f.client.Get(f.url + "/v1/rooms/garden/stats")
+		if err != nil {
+			first <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		first <- resp.StatusCode
+	}()
+	<-asked
+	wantError(t, f.get(t, "/v1/rooms/garden/stats"), http.StatusServiceUnavailable, wire.CodeBusy)
+	if len(asked) != 0 {
+		t.Error("the source was asked twice at a time")
+	}
+	close(gate)
+	if status := <-first; status != http.StatusOK {
+		t.Errorf("the first: %d", status)
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []bootstrap.Config{

@@ -161,6 +161,13 @@ func isFault(err error) bool {
 func (s *Server) stats(w http.ResponseWriter, r *http.Request, room string) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
 	defer cancel()
+	select { // else whoever asks often enough has all connections of the source
+	case s.counts <- struct{}{}:
+		defer func() { <-s.counts }()
+	case <-ctx.Done():
+		s.refuse(w, r, wire.NewError(wire.CodeBusy, "too many requests for statistics at a time: try again later"))
+		return
+	}
 	stats, err := s.cfg.Source.Stats(ctx, room)
 	if err != nil {
 		s.refuse(w, r, err)
