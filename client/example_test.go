@@ -440,6 +440,67 @@ func ExampleClient_Watch() {
 	// "tulips"
 }
 
+// Duplicate a node with everything below it. To paste it elsewhere, choose another place for the first copy.
+func ExampleTx_Create() {
+	duplicate := func(tx *client.Tx, id moveop.NodeID) error {
+		top, err := tx.Node(id)
+		if err != nil {
+			return err
+		}
+		nodes := []client.Node{top} // all of them, before there are copies
+		err = tx.Walk(id, func(n client.Node, _ int) error { nodes = append(nodes, n); return nil })
+		if err != nil {
+			return err
+		}
+		copies := map[moveop.NodeID]moveop.NodeID{}
+		for _, n := range nodes {
+			parent, at := copies[n.Parent], client.Last
+			if n.ID == id {
+				parent, at = n.Parent, client.After(id)
+			}
+			if copies[n.ID], err = tx.Create(parent, at); err != nil {
+				return err
+			}
+			values, err := tx.Values(n.ID)
+			if err != nil {
+				return err
+			}
+			for key, value := range values {
+				if err := tx.Set(copies[n.ID], key, value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	withGarden(func(ctx context.Context, c *client.Client, _ string) error {
+		return c.Edit(ctx, func(tx *client.Tx) error {
+			bed, err := tx.Create(moveop.Root, client.Last)
+			if err != nil {
+				return err
+			}
+			row, err := tx.Create(bed, client.Last)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(tx.Set(bed, "title", "bed"), tx.Set(row, "title", "tulips"), duplicate(tx, bed))
+			if err != nil {
+				return err
+			}
+			return tx.Walk(moveop.Root, func(n client.Node, depth int) error {
+				title, _, err := tx.Value(n.ID, "title")
+				fmt.Printf("%d %s\n", depth, title)
+				return err
+			})
+		})
+	})
+	// Output:
+	// 1 "bed"
+	// 2 "tulips"
+	// 1 "bed"
+	// 2 "tulips"
+}
+
 // What the Tab key of an outliner does, and the keys that move a node up and down.
 func ExampleTx_Move() {
 	indent := func(tx *client.Tx, n client.Node) error { // to the end of the sibling above
