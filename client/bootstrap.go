@@ -28,7 +28,7 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 	s.c.setProgress(func(p *progress) { p.loading, p.rows, p.rowsTotal = true, 0, 0 })
 	began := time.Now()
 	l := &loader{st: s.c.store, report: func(rows, total int64) {
-		s.c.setProgress(func(p *progress) { p.rows, p.rowsTotal = rows, total })
+		s.c.setProgress(func(p *progress) { p.rows, p.rowsTotal, p.loadErr = rows, total, nil })
 	}}
 	found, err := s.download(ctx, l)
 	if err == nil && found {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -555,6 +556,40 @@ func TestToken(t *testing.T) {
 	tokens <- "fresh"
 	c.Reconnect()
 	waitFor(t, c, "synced", func(st client.Status) bool { return st.State == client.StateSynced && st.Err == nil })
+}
+
+// Where the token is not accepted, each attempt leaves the status as it is, until one gets further.
+func TestNeedsAuthStays(t *testing.T) {
+	t.Parallel()
+	s := planted(t)
+	for name, bootstrapURL := range map[string]string{"snapshot": s.options().BootstrapURL, "connection": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opts := s.options()
+			opts.BootstrapURL, opts.PreviewTimeout = bootstrapURL, -1
+			var asked atomic.Int64
+			opts.Token = func(context.Context) (string, error) {
+				if asked.Add(1) < 10 {
+					return "", errors.New("not signed in")
+				}
+				return "signed in", nil
+			}
+			c := open(t, filepath.Join(t.TempDir(), "replica"), opts)
+			needed := false
+			for st := range c.WatchStatus(t.Context()) {
+				needed = needed || st.State == client.StateNeedsAuth
+				if st.State == client.StateSynced {
+					break
+				}
+				if needed && asked.Load() < 10 && st.State != client.StateNeedsAuth {
+					t.Errorf("the state has become %s, %v", st.State, st.Err)
+				}
+			}
+			if !needed {
+				t.Error("no token was asked for")
+			}
+		})
+	}
 }
 
 // The server restarts and says when to come back.

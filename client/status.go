@@ -30,7 +30,7 @@ const (
 	// Client.Refused.
 	StateQuarantined State = "quarantined"
 	// StateNeedsAuth means that the server did not accept the token. The client keeps trying, and calls
-	// Options.Token each time; see Client.Reconnect.
+	// Options.Token each time; the state stays until an attempt gets further. See Client.Reconnect.
 	StateNeedsAuth State = "needs auth"
 	// StateUpdateRequired means that this program knows none of the server's versions of the protocol,
 	// or of the snapshot format. The client keeps trying, and keeps edits.
@@ -110,12 +110,13 @@ func (c *Client) status() Status {
 	if s.Err == nil {
 		s.Err = p.loadErr
 	}
-	after := stateAfter(p.loadErr)
 	switch {
+	case persists(p.loadErr):
+		s.State = stateAfter(p.loadErr)
 	case p.loading:
 		s.State = StateBootstrapping
-	case p.loadErr != nil && after != StateOffline:
-		s.State = after
+	case s.State == StateConnecting && persists(p.err):
+		s.State = stateAfter(p.err)
 	case s.State == "":
 		s.State = StateOffline
 	case s.State == StateCatchingUp && m.partial:
@@ -128,6 +129,10 @@ func (c *Client) status() Status {
 	}
 	return s
 }
+
+// persists reports whether what ended an attempt is shown until one gets further, and not only until the next
+// one begins: what asks the user to do something should not come and go.
+func persists(err error) bool { return stateAfter(err) != StateOffline }
 
 // WatchStatus returns a channel of statuses: the current one, then each new one. A slow reader gets only
 // the newest. The channel is closed when ctx is done or the client is closed.
