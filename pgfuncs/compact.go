@@ -49,8 +49,17 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 	return c, nil
 }
 
-// compactLock is the advisory lock of the process that compacts all rooms.
+// compactLock is the advisory lock of the process that compacts all rooms. A transaction holds it, idle and
+// without a snapshot: behind a pooler in transaction mode a session's lock would stay with whichever server
+// connection took it.
 const compactLock int64 = 0x63616e6f_636d7074 // "canocmpt"
+
+// beginPatient begins a transaction that is not ended for its idleness or age.
+const beginPatient = `
+	begin;
+	select set_config(name, '0', true)
+	  from pg_settings
+	 where name in ('idle_in_transaction_session_timeout', 'transaction_timeout')`
 
 // CompactAll compacts all rooms that have operations older than age, one after the other, and purges nodes
 // deleted longer ago than trash, unless trash is 0. Only one process on a database does so at a time; in
@@ -60,24 +69,23 @@ func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each fun
 	if db.pool.Config().MaxConns < 2 { // it would wait for itself
 		return false, errors.New("compacting all rooms needs two connections: raise pool_max_conns in the database URL")
 	}
-	conn, err := db.pool.Acquire(ctx)
+	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginPatient})
 	if err != nil {
 		return false, domainError("connect", err)
 	}
-	defer conn.Release()
-	if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, compactLock).Scan(&ran); err != nil {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		_ = tx.Rollback(ctx) // or else the connection is closed, which unlocks as well
+	}()
+	// By the simple protocol: the other one leaves a portal open, and with it a snapshot.
+	err = tx.QueryRow(ctx, `select pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, compactLock).Scan(&ran)
+	if err != nil {
 		return false, domainError("take lock", err)
 	}
 	if !ran {
 		return false, nil
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
-		defer cancel()
-		if _, unlock := conn.Exec(ctx, `select pg_advisory_unlock($1)`, compactLock); unlock != nil {
-			_ = conn.Conn().Close(ctx) // which unlocks as well
-		}
-	}()
 	horizon, err := db.Horizon(ctx, age)
 	if err != nil {
 		return true, err

@@ -366,6 +366,40 @@ func TestHorizonPassesWhatWasMovedOutOfTrash(t *testing.T) {
 	}
 }
 
+// The lock of compacting belongs to a transaction, so that a pooler in transaction mode does not part the two;
+// it outlives the server's timeouts, and holds no snapshot that would keep VACUUM from working.
+func TestCompactAllHoldsItsLockInATransaction(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	for range 3 {
+		db.apply(t, db.newRoom(t), set(1, 1, node("A"), "k", "1"), set(1, 2, node("A"), "k", "2"))
+	}
+	impatient, err := pgfuncs.Open(t.Context(), db.pool.Config().ConnString()+"&idle_in_transaction_session_timeout=50")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer impatient.Close()
+	compacted := 0
+	ran, err := impatient.CompactAll(t.Context(), time.Hour, 0, func(room string, _, _ int64, err error) {
+		compacted++
+		var holders int
+		query := db.pool.QueryRow(t.Context(), `
+			select count(*)
+			  from pg_locks l
+			  join pg_stat_activity a using (pid)
+			 where l.locktype = 'advisory'
+			   and a.datname = current_database()
+			   and a.state = 'idle in transaction'
+			   and a.backend_xmin is null`).Scan(&holders)
+		if err := errors.Join(err, query); err != nil || holders != 1 {
+			t.Errorf("%s: %d hold the lock (%v)", room, holders, err)
+		}
+	})
+	if err != nil || !ran || compacted != 3 {
+		t.Errorf("ran %v, %d rooms, %v", ran, compacted, err)
+	}
+}
+
 // The lock has a connection of its own, so that with a pool of one compacting waited for itself, for ever.
 func TestCompactAllNeedsTwoConnections(t *testing.T) {
 	t.Parallel()

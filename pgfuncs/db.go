@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -61,6 +62,7 @@ func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) 
 		opt(config)
 	}
 	config.AfterConnect = hideOtherSchemas
+	config.ConnConfig.OnPgError = leaveStandby(config.ConnConfig.OnPgError)
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
@@ -73,6 +75,12 @@ func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) 
 func hideOtherSchemas(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `set search_path = pg_catalog, pg_temp`)
 	return err
+}
+
+// leaveStandby closes connections to a server that takes no writes: after a failover the pool would otherwise
+// keep those to the former primary.
+func leaveStandby(next pgconn.PgErrorHandler) pgconn.PgErrorHandler {
+	return func(conn *pgconn.PgConn, err *pgconn.PgError) bool { return err.Code != readOnly && next(conn, err) }
 }
 
 // Close closes all connections and waits for the ones in use.

@@ -85,6 +85,10 @@ func domainError(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
+// readOnly is the SQLSTATE of writing to a standby, or to a server that its provider made read-only for want of
+// disk space.
+const readOnly = "25006"
+
 // SafeToRetry reports whether the same call may succeed later: the connection was lost or refused, the
 // database is starting, stopping or out of resources, or it aborted the transaction to resolve a conflict.
 // Every method may be repeated without harm.
@@ -93,6 +97,10 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code {
+		case readOnly, "25P03", "25P04", "55P03": // timeouts of a transaction and of a lock
+			return true
+		}
 		switch pgErr.Code[:min(len(pgErr.Code), 2)] { // what is no Postgres may give none
 		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
 			return true

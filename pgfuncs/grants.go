@@ -38,6 +38,10 @@ func (db *DB) Grant(ctx context.Context, roles []GrantedRole) error {
 		if err := lockMigrations(ctx, tx); err != nil {
 			return err
 		}
+		// A backup restored without privileges has functions that anybody may call who gets into the schema.
+		if _, err := tx.Exec(ctx, revokeFunctions); err != nil {
+			return err
+		}
 		for _, r := range roles {
 			if err := grantRole(ctx, tx, r); err != nil {
 				return err

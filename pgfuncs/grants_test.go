@@ -227,6 +227,50 @@ func TestGrantsOutliveMigrations(t *testing.T) {
 	}
 }
 
+// pg_restore --no-privileges leaves functions that everybody may call: a role that gets into the schema for one
+// service could do the work of all.
+func TestGrantAfterARestoreWithoutPrivileges(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	if _, err := db.pool.Exec(t.Context(), `grant execute on all functions in schema canopy to public`); err != nil {
+		t.Fatal(err)
+	}
+	role := db.grant(t, pgfuncs.Bootstrap)
+	if got := db.rights(t, role); got != allowed[pgfuncs.Bootstrap] {
+		t.Errorf("the role may\n%s, want\n%s", got, allowed[pgfuncs.Bootstrap])
+	}
+}
+
+// Whoever migrates, the functions run with the rights of the schema's owner: a superuser who upgraded a database
+// lent them its own. The owner needs no right to create schemas if it was given one.
+func TestASuperuserMigratesAsTheOwner(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t, pgtest.Empty())
+	role := db.newRole(t)
+	owner := db.as(t, role)
+	if _, err := db.pool.Exec(t.Context(), `create schema canopy authorization `+pgx.Identifier{role}.Sanitize()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := owner.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.pool.Exec(t.Context(), `update canopy.installed_functions set fingerprint = 'of another version'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var owners []string
+	err := db.pool.QueryRow(t.Context(), `
+		select array_agg(distinct pg_get_userbyid(proowner)) from pg_proc where pronamespace = 'canopy'::regnamespace`).Scan(&owners)
+	if err != nil || !slices.Equal(owners, []string{role}) {
+		t.Errorf("the functions are owned by %q (%v), want %q", owners, err, role)
+	}
+	if err := owner.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGrantsAndRevocations(t *testing.T) {
 	t.Parallel()
 	db := openDatabase(t)

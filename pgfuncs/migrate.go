@@ -82,8 +82,18 @@ func (db *DB) Ready(ctx context.Context) error {
 	return nil
 }
 
+// asOwner creates the schema, if need be (even "if not exists" takes the right to), and goes on as its owner: the
+// functions run with the rights of whoever installs them, which must not become a superuser's.
+const asOwner = `
+do $$
+begin
+  if to_regnamespace('canopy') is null then
+    create schema canopy;
+  end if;
+  perform set_config('role', pg_get_userbyid(nspowner), true) from pg_namespace where nspname = 'canopy';
+end $$`
+
 const createMigrationTables = `
-create schema if not exists canopy;
 create table if not exists canopy.migrations (
   version    integer not null,
   name       text not null,
@@ -105,6 +115,9 @@ create table if not exists canopy.granted_roles (
 func migrate(ctx context.Context, tx pgx.Tx) ([]MigrationStatus, error) {
 	if err := lockMigrations(ctx, tx); err != nil {
 		return nil, err
+	}
+	if _, err := tx.Exec(ctx, asOwner); err != nil {
+		return nil, fmt.Errorf("become owner of the schema: %w", err)
 	}
 	if _, err := tx.Exec(ctx, createMigrationTables); err != nil {
 		return nil, fmt.Errorf("create migration tables: %w", err)

@@ -113,10 +113,11 @@ func TestSafeToRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nobody.Close()
+	lock := &pgconn.PgError{Code: "55P03"}
 	for _, c := range []struct {
 		err  error
 		want bool
-	}{{syntax, false}, {serialization, true}, {nobody.Ping(t.Context()), true}, {&pgconn.PgError{}, false}} {
+	}{{lock, true}, {syntax, false}, {serialization, true}, {nobody.Ping(t.Context()), true}, {&pgconn.PgError{}, false}} {
 		if got := pgfuncs.SafeToRetry(c.err); got != c.want {
 			t.Errorf("%v: got %v, want %v", c.err, got, c.want)
 		}
@@ -128,6 +129,40 @@ func TestSafeToRetry(t *testing.T) {
 	err = nobody.Snapshot(t.Context(), "garden", nil)
 	if !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
 		t.Errorf("snapshot without a database: %v", err)
+	}
+}
+
+// After a failover the pool must not stay with a server that takes no writes any more, and what was asked of it is
+// worth a retry.
+func TestAStandbyIsLeft(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	readOnly := func(value string) {
+		const statement = `do $$ begin execute format('alter database %I set default_transaction_read_only = %s', current_database(), '`
+		if _, err := conn.Exec(t.Context(), statement+value+`'); end $$`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readOnly("on")
+	db, err := pgfuncs.Open(t.Context(), url+"&pool_max_conns=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.CreateRoom(t.Context(), "garden", epoch); !errors.Is(err, wire.ErrUnavailable) || !pgfuncs.SafeToRetry(err) {
+		t.Errorf("on a standby: %v", err)
+	}
+	if _, err := conn.Exec(t.Context(), `set default_transaction_read_only = off`); err != nil {
+		t.Fatal(err)
+	}
+	readOnly("off")
+	if _, err := db.CreateRoom(t.Context(), "garden", epoch); err != nil {
+		t.Errorf("after it: %v", err)
 	}
 }
 

@@ -1,7 +1,7 @@
 -- uncount_buckets: takes operations that leave the log out of the buckets they were counted in.
 -- Arguments: room; operations of its history. Returns nothing.
 -- Locks: the room's row in log_bucket_heads, until the transaction ends, so that nobody meanwhile counts what is
--- about to leave; the caller holds the room's row. Errors: none. Not idempotent.
+-- about to leave, and nobody later on an older snapshot; the caller holds the room's row. Errors: none. Not idempotent.
 create function canopy.uncount_buckets(p_room_id bigint, p_ops canopy.history[])
 returns void
 language plpgsql volatile
@@ -10,7 +10,12 @@ as $$
 declare
   v_counted bigint;
 begin
-  select h.seq into v_counted from canopy.log_bucket_heads h where h.room_id = p_room_id for update;
+  -- Written even if it has nothing to say yet: a first count that is under way must be waited for, too.
+  insert into canopy.log_bucket_heads as h (room_id)
+  values (p_room_id)
+  on conflict (room_id) do update
+     set seq = h.seq
+  returning h.seq into v_counted;
   update canopy.log_buckets b
      set ops = b.ops - gone.ops,
          digest = b.digest # gone.digest
