@@ -12,12 +12,12 @@ import (
 var (
 	// errConflict means that the server sent an operation under the timestamp of another one.
 	errConflict = errors.New("another operation has this timestamp")
-	// errInvalid means that the server sent what it must not accept.
+	// errInvalid means that the server sent an operation that it must not accept.
 	errInvalid = errors.New("not an operation that a server sends")
 )
 
-// receive merges the operations that follow on the cursor, and moves it. Where the room is not here as a
-// whole, some may bring nodes into sight.
+// receive merges the operations that directly follow the cursor, and advances it. During the first load,
+// some may bring nodes into sight.
 func (t *txn) receive(ops []moveop.Op) (foreign bool, err error) {
 	var unknown []moveop.NodeID
 	if t.meta.partial {
@@ -35,9 +35,9 @@ func (t *txn) receive(ops []moveop.Op) (foreign bool, err error) {
 	return foreign, t.sight(unknown)
 }
 
-// merge applies operations that came from the server, in any order: those that are new, that is. One
-// that is here already gets its seq, and leaves the outbox. Foreign is set if one of them claims to
-// be of this replica and yet was never made here: the file is a copy, or was restored.
+// merge applies the new ones among the operations that came from the server, in any order. One that is
+// already here gets its seq, and leaves the outbox. Foreign is set if one of them has this replica's id but
+// was never made here: the file is a copy, or was restored.
 func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 	var fresh []moveop.Op
 	seen := map[moveop.Timestamp]int{} // where in fresh
@@ -75,8 +75,9 @@ func (t *txn) merge(ops []moveop.Op) (foreign bool, err error) {
 	return foreign, t.add(fresh)
 }
 
-// giveWay stamps what is pending anew where the server has another operation under its timestamp, which a copy of
-// this file made: that one and all behind it, which so cannot have got through. It reports whether there was one.
+// giveWay stamps pending operations anew if the server has another operation under the timestamp of one of them,
+// made by a copy of this file: that one and all later ones, which therefore cannot have got through. It reports
+// whether there was one.
 func (t *txn) giveWay(ops []moveop.Op, logged map[moveop.Timestamp]moveop.Op) (clash bool, err error) {
 	first := moveop.MaxTimestamp
 	for i := range ops {
@@ -95,7 +96,7 @@ func (t *txn) giveWay(ops []moveop.Op, logged map[moveop.Timestamp]moveop.Op) (c
 	return true, t.restampFrom(first)
 }
 
-// accept notes that the server holds an operation: what is stamped from now on is later.
+// accept notes that the server has an operation: all later timestamps are greater.
 func (t *txn) accept(ts moveop.Timestamp) {
 	if t.meta.accepted.Before(ts) {
 		t.meta.accepted = ts
@@ -133,7 +134,7 @@ func (t *txn) settle(logged, op *moveop.Op) error {
 	return t.unqueue(op.TS)
 }
 
-// number gives a logged operation its seq, with which it is not pending any more.
+// number gives a logged operation its seq. It is no longer pending then.
 func (t *txn) number(op *moveop.Op, seq int64) (err error) {
 	var n int64
 	if op.Kind == moveop.Move {
@@ -150,10 +151,10 @@ func (t *txn) number(op *moveop.Op, seq int64) (err error) {
 	return t.stamp(&moveop.Op{TS: op.TS, Node: op.Node, Key: op.Key, Seq: seq})
 }
 
-// withdraw takes operations out of the log that nobody else has seen, and everything that was
-// decided in their light with them: moves are effective by the moves before them only, so the moves
-// from the first one on are taken back, newest first, and those that stay are applied anew. Cost: the
-// moves since the oldest one.
+// withdraw takes operations that nobody else has seen out of the log, and undoes their effect on later
+// ones. Whether a move is effective depends only on the moves before it, so withdraw takes back all moves
+// from the first one on, newest first, and applies those that stay again. Cost: the moves since the oldest
+// one.
 func (t *txn) withdraw(ops []moveop.Op) error {
 	gone := make(map[moveop.Timestamp]bool, len(ops))
 	for i := range ops {

@@ -17,7 +17,7 @@ import (
 // maxWindow bounds the memory that decompressing takes, in bytes.
 const maxWindow = 64 << 20
 
-// errRoomGone means that the room that we have is not there, or not for us. Nothing is dropped for it.
+// errRoomGone means that the room of this file no longer exists, or is not for us. We keep everything.
 var errRoomGone = errors.New("the room no longer exists, or the token gives no access to it")
 
 // bootstrap replaces the state with the server's, and applies what is pending on top.
@@ -42,7 +42,7 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 			return // Close ended it, which is no failure
 		}
 		if p.loadErr = err; err == nil && (s.first == nil || p.state == "") {
-			p.state = StateConnecting // that is next
+			p.state = StateConnecting // the next step
 		}
 	})
 	if err != nil {
@@ -52,7 +52,7 @@ func (s *syncer) bootstrap(ctx context.Context) error {
 	return nil
 }
 
-// download loads the snapshot into the draft; found is false where the room does not exist yet.
+// download loads the snapshot into the draft; found is false if the room does not exist yet.
 func (s *syncer) download(ctx context.Context, l *loader) (found bool, err error) {
 	ctx, l.abort = context.WithCancel(ctx)
 	defer l.abort()
@@ -67,8 +67,8 @@ func (s *syncer) download(ctx context.Context, l *loader) (found bool, err error
 	return true, nil
 }
 
-// startOver goes without a bootstrap service: a new replica begins at seq 0, and one whose cursor
-// cannot be served begins anew there. If the server has not kept everything it will say so.
+// startOver does without a bootstrap service: the replica starts (again) at seq 0. If the server has not
+// kept everything since then, it will say so.
 func (s *syncer) startOver(ctx context.Context) error {
 	if m := s.c.store.meta.Load(); m.seq == 0 && !m.partial {
 		return nil
@@ -80,7 +80,7 @@ func (s *syncer) startOver(ctx context.Context) error {
 	return l.install(ctx)
 }
 
-// fetch asks for the snapshot. The body is nil where the room does not exist yet: it is empty then.
+// fetch requests the snapshot. The body is nil if the room does not exist yet, and so is empty.
 func (s *syncer) fetch(ctx context.Context) (io.ReadCloser, error) {
 	resp, err := s.c.opts.askSnapshot(ctx, nil)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *syncer) fetch(ctx context.Context) (io.ReadCloser, error) {
 	return &decodedBody{decoder, body}, nil
 }
 
-// noSnapshot says what an answer without a snapshot means; nil is a room that does not exist yet.
+// noSnapshot returns the error for a response without a snapshot; nil if the room does not exist yet.
 func (s *syncer) noSnapshot(resp *http.Response) error {
 	err := wire.ReadError(resp)
 	if resp.StatusCode != http.StatusNotFound || err.Code != wire.CodeForbidden { // another one's 404 is about the URL
@@ -123,7 +123,7 @@ func (b *decodedBody) Close() error {
 	return b.body.Close()
 }
 
-// dropDrafts removes what a load that failed has left, which must not depend on ctx.
+// dropDrafts removes the remains of a failed load, even if ctx is done.
 func (s *syncer) dropDrafts(ctx context.Context) error {
 	return s.c.store.exclusively(context.WithoutCancel(ctx), dropDrafts)
 }

@@ -291,7 +291,7 @@ func (c *Client) wake() {
 }
 
 // Reconnect ends the backoff and tries to connect at once. Call it when the network is back, or when
-// there is a new token, but not from Options.Token: then no attempt would wait.
+// there is a new token. Do not call it from Options.Token: then there would be no backoff at all.
 func (c *Client) Reconnect() {
 	c.preview.again()
 	for _, waiting := range []chan struct{}{c.retries, c.reloads, c.store.sights} {

@@ -17,43 +17,43 @@ import (
 )
 
 const (
-	// leafDigits is the length of the spans that our log is added up by in one pass. What is within one
-	// of them, 65 s, is added up when it is wanted.
+	// leafDigits is the length of the spans for which our log is summed up in one pass. Shorter parts of
+	// such a span, which is 65 s, are summed up when needed.
 	leafDigits = 8
-	// fewOps is how many operations of a span, theirs and ours, are compared one by one.
+	// fewOps is the number of operations in a span, theirs and ours, up to which they are compared one by one.
 	fewOps = 256
-	// maxDifferences bounds the operations that differ, and the spans: where there are more, a snapshot is the way.
+	// maxDifferences bounds the operations and spans that differ: if more do, a snapshot is cheaper.
 	maxDifferences = 10_000
 	// maxSpanBytes bounds what is read of the operations of a span.
 	maxSpanBytes = 64 << 20
 )
 
 var (
-	// errTooDifferent means that piece by piece is not the way.
+	// errTooDifferent means that a snapshot is cheaper.
 	errTooDifferent = fmt.Errorf("more than %d operations or spans differ", maxDifferences)
-	// errOtherLog means that the server's log is another one by now.
+	// errOtherLog means that the server's log was replaced meanwhile.
 	errOtherLog = errors.New("the server has another history")
-	// errNotAsked means that the server's answer is not about what it was asked.
+	// errNotAsked means that the server's answer does not match the request.
 	errNotAsked = errors.New("the server's answer about its log does not match the question")
 )
 
-// logComparison finds the operations in which our log, as far as our cursor, differs from the server's. Both
-// are Merkle trees over time (wire.Span): it goes down where they differ. What the server has committed since
-// and what is pending here does not count, so neither has to stand still.
+// logComparison finds the operations in which our log, up to our cursor, differs from the server's. Both are
+// Merkle trees over time (wire.Span), and it descends where they differ. It ignores the server's later commits
+// and our pending operations, so neither log needs to stand still.
 type logComparison struct {
 	c      *Client
 	epoch  string
 	seq    int64            // our cursor
-	behind moveop.Timestamp // what is later can be compared: nothing of it was compacted, here or there
+	behind moveop.Timestamp // only later operations can be compared: none of them was compacted, here or there
 	tally  wire.Tally       // of ours, by spans of leafDigits
 	spans  int              // that differ
 
-	lacking []moveop.Op // theirs, which we have not got, or differently
-	surplus []moveop.Op // ours, which they have not got, or differently
+	lacking []moveop.Op // theirs that we do not have, or have with another body
+	surplus []moveop.Op // ours that they do not have, or have with another body
 }
 
-// compareLogs goes through our log once, and asks the server O(log n) questions for each place in which it
-// differs. The error is errTooDifferent where that would be no cheaper than a snapshot.
+// compareLogs goes through our log once, and sends the server O(log n) requests for each place where the logs
+// differ. The error is errTooDifferent if a snapshot would be cheaper.
 func (c *Client) compareLogs(ctx context.Context) (*logComparison, error) {
 	l := &logComparison{c: c, tally: wire.Tally{}}
 	err := c.store.view(ctx, func(s *session) error {
@@ -78,7 +78,7 @@ func (c *Client) compareLogs(ctx context.Context) (*logComparison, error) {
 	return l, nil
 }
 
-// counts reports whether an operation is one that both have to have.
+// counts reports whether both must have an operation.
 func (l *logComparison) counts(op *moveop.Op) bool { return op.Seq > 0 && op.Seq <= l.seq }
 
 // descend compares the parts of a span.
@@ -153,8 +153,8 @@ func (l *logComparison) within(ctx context.Context, span wire.Span, fn func(move
 	})
 }
 
-// compareOps compares operation by operation. Theirs are read first: what we have then and they had not was
-// never theirs.
+// compareOps compares operation by operation. It reads theirs first, so that an operation that only we have then
+// was never theirs.
 func (l *logComparison) compareOps(ctx context.Context, span wire.Span) error {
 	theirs := map[moveop.Timestamp]moveop.Op{}
 	err := l.c.spanOps(ctx, span, func(op moveop.Op) error {
@@ -226,7 +226,7 @@ func (c *Client) spanOps(ctx context.Context, span wire.Span, fn func(moveop.Op)
 // maxAnswer bounds what is read of an answer about the room, in bytes.
 const maxAnswer = 64 << 10
 
-// askFor decodes something about the room, of at most so many bytes. Errors are those of ask, and of the
+// askFor requests and decodes something about the room, of at most limit bytes. Errors are those of ask and of
 // decoding.
 func (o *Options) askFor(ctx context.Context, what string, answer any, limit int64) error {
 	body, err := o.ask(ctx, what)
@@ -237,8 +237,8 @@ func (o *Options) askFor(ctx context.Context, what string, answer any, limit int
 	return json.NewDecoder(http.MaxBytesReader(nil, body, limit)).Decode(answer)
 }
 
-// ask gets something about the room from the realtime service. The caller closes the body. An answer that is
-// no success is a *wire.Error, and wire.ErrUnknownRoom where it is 404.
+// ask requests something about the room from the realtime service. The caller closes the body. The error for an
+// unsuccessful response is a *wire.Error, which for 404 also wraps wire.ErrUnknownRoom.
 func (o *Options) ask(ctx context.Context, what string) (io.ReadCloser, error) {
 	header, err := o.authorization(ctx)
 	if err != nil {

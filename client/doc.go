@@ -27,15 +27,15 @@
 //
 // An application reads the part of the tree that it shows in one View, and keeps it up to date by the
 // events of Client.Watch. It calls Watch before the first read, and skips the events that its read
-// includes: those up to View.Version. An event says everything about the nodes that are shown, except
-// whether a node that a child has left has other children: ask View.HasChildren. Read the properties of
-// a node that comes into view, because those set earlier are not in the event. The example of
-// Client.Watch does all this.
+// includes: those up to View.Version. Events tell everything about the nodes shown but one thing: after a
+// child leaves a node, ask View.HasChildren whether others remain. Read the properties of a node that
+// comes into view, because those set earlier are not in the event. The example of Client.Watch does all
+// this.
 //
-// There is no index of properties: to search, use View.Walk and View.Value. If that is too slow, keep an
-// index outside, built by such a walk and then kept up to date by events. If it is stored together with
-// the View.Version that it includes, the application can tell at the next Open whether it is up to date
-// (after a power cut only with SynchronousFull).
+// Properties have no index: to search, use View.Walk and View.Value. If that is too slow, keep an index of
+// your own, built by such a walk and then updated by events. Store it with the View.Version that it
+// includes, so that the application can tell at the next Open whether it is up to date (after a power cut
+// only with SynchronousFull).
 //
 // # The first load
 //

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// stalled is how long a download may bring nothing before it counts as cut off.
+	// stalled is how long a download may make no progress before it counts as cut off.
 	stalled = 30 * time.Second
-	// maxResumes is how often in a row a download that was cut off may go on without bringing anything.
+	// maxResumes is how often in a row a download may be resumed without progress.
 	maxResumes = 5
 )
 
-// errOtherSnapshot means that there is a snapshot, but not the one that we have the beginning of.
+// errOtherSnapshot means that the server has a snapshot, but not the one whose beginning we have.
 var errOtherSnapshot = errors.New("the snapshot no longer exists")
 
-// snapshotBody is a snapshot as it comes over the network. Where the server says by a strong ETag which
-// one it is, a download that was cut off goes on where it was.
+// snapshotBody is a snapshot as it comes over the network. If the server identifies it by a strong ETag, a
+// download that was cut off resumes where it was.
 type snapshotBody struct {
 	ctx  context.Context // of the download
 	opts *Options
@@ -109,7 +109,7 @@ func strongETag(resp *http.Response) string {
 	return ""
 }
 
-// askSnapshot asks for the room's snapshot, or for the rest of one. Whoever brings nothing for too long
+// askSnapshot requests the room's snapshot, or the rest of one. A download that makes no progress for too long
 // is cut off.
 func (o *Options) askSnapshot(ctx context.Context, rest *snapshotBody) (*http.Response, error) {
 	header, err := o.authorization(ctx)
@@ -139,8 +139,8 @@ func (o *Options) askSnapshot(ctx context.Context, rest *snapshotBody) (*http.Re
 	return resp, nil
 }
 
-// watchedBody has its watchdog look at every read. In between it sleeps: how long we take for what came, because
-// somebody has a long edit perhaps, is not the server's fault.
+// watchedBody runs its watchdog only during reads: the time that we take in between, perhaps because of a long
+// edit, is not the server's fault.
 type watchedBody struct {
 	io.ReadCloser
 	watchdog *time.Timer

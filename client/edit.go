@@ -206,7 +206,7 @@ func (tx *Tx) Set(id moveop.NodeID, key string, value any) error {
 }
 
 // IsolateUndo makes this edit an undo step of its own: Options.UndoPause joins it with neither the edits
-// before nor those after it. So a pause may join what is typed, and leave each command alone.
+// before it nor those after it. Use it to let a pause join typing but leave each command alone.
 func (tx *Tx) IsolateUndo() { tx.undo.alone = true }
 
 // write makes the set operation; now is the property's current write, if there is one.

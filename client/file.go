@@ -41,8 +41,8 @@ const (
 	minReaders = 4
 	// maxReaders is how many connections to read with are kept.
 	maxReaders = 16
-	// readerPatience is how long a read waits for an idle connection. Then one is made for it: who has the others
-	// may be waiting for this very read, as a function does that reads inside another read, or inside an edit.
+	// readerPatience is how long a read waits for an idle connection before it gets a new one: the holders of the
+	// others may be waiting for this very read, like a function that reads inside another read or an edit.
 	readerPatience = 10 * time.Millisecond
 )
 
@@ -110,8 +110,8 @@ func upgrade(s *session) error {
 	return s.sorting(func() error { return s.atomically(statements...) })
 }
 
-// sorting has the writer run fn, which begins and ends its transactions itself, with little memory for what is
-// sorted: it does not stay in memory.
+// sorting has the writer run fn, which begins and ends its own transactions, and limits the memory for sorting,
+// so that the sorted data does not stay in memory.
 func (s *session) sorting(fn func() error) (err error) {
 	if err := s.script("PRAGMA temp_store = FILE", fmt.Sprintf("PRAGMA cache_size = -%d", indexCache)); err != nil {
 		return err
@@ -137,9 +137,9 @@ func (s *session) atomically(statements ...string) error {
 // lockRetry is how often somebody who waits for the lock asks for it.
 const lockRetry = 50 * time.Millisecond
 
-// lockFile takes the lock that keeps others out for as long as the session is open: an exclusive
-// SQLite lock on an empty database beside the file. The operating system lets go of it if we die,
-// and SQLite's own locks work wherever SQLite does, also between two clients in one process.
+// lockFile takes the lock that keeps others out for as long as the session is open: an exclusive SQLite lock on
+// an empty database beside the file. The operating system releases it if we die, and SQLite's locks work
+// wherever SQLite does, even between two clients in one process.
 func lockFile(ctx context.Context, path string, wait bool) (*session, error) {
 	_, missing := os.Lstat(path + "-lock")
 	lock, err := openSession(path + "-lock")
@@ -166,9 +166,9 @@ func lockFile(ctx context.Context, path string, wait bool) (*session, error) {
 	return lock, nil
 }
 
-// checkFile looks at the file's header without opening it as a database, so that a file that is not
-// ours is left untouched, and at whether it can be written, which SQLite tells only when it is too late. It
-// must run under the lock: closing a file that a connection of this process has open would drop its locks.
+// checkFile checks the file's header without opening it as a database, so that a file that is not ours stays
+// untouched, and whether it can be written, which SQLite reports only when it is too late. It must run under the
+// lock: closing a file that a connection of this process has open would drop that connection's locks.
 func checkFile(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
@@ -224,8 +224,7 @@ func createFile(path string, write func(draft string) error) (err error) {
 	if err := syncFile(draft); err != nil {
 		return err
 	}
-	// What is left of another file of that name, which was removed after a crash, SQLite would take for edits
-	// of this one.
+	// SQLite would take the remains of another file of that name, removed after a crash, for edits of this one.
 	for _, left := range []string{"-wal", "-shm", "-journal"} {
 		if err := removeFile(path + left); err != nil {
 			return err
@@ -239,8 +238,8 @@ func createFile(path string, write func(draft string) error) (err error) {
 	return nil
 }
 
-// private is the mode of all files: a room is nobody else's to read, whatever the umask is. What SQLite puts beside a
-// file gets the file's mode.
+// private is the mode of all files: nobody else may read a room, whatever the umask is. The files that SQLite puts
+// beside a file get its mode.
 const private = 0o600
 
 // touch makes an empty file, which is a database without anything in it.

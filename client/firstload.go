@@ -9,15 +9,15 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// firstLoad brings the room to a replica that has nothing of it yet, or only what was fetched ahead. One
-// goroutine loads the snapshot, another one fetches ahead, and the sync loop is connected meanwhile, as
-// soon as there is a cursor to connect with.
+// firstLoad loads the room into a replica that has nothing of it yet, or only parts fetched ahead. One goroutine
+// loads the snapshot, another one fetches ahead, and the sync loop connects meanwhile, as soon as there is a
+// cursor.
 type firstLoad struct {
 	s    *syncer
 	done chan struct{} // closed when the snapshot is in, or the room turned out not to be there yet
 }
 
-// errNoSnapshot means that the bootstrap service had no such room, and the realtime service has.
+// errNoSnapshot means that the realtime service has the room, but the bootstrap service does not.
 var errNoSnapshot = errors.New("the room has no snapshot yet")
 
 // sightPause is the least time between two pages that are fetched because of what others do.
@@ -54,8 +54,8 @@ func (f *firstLoad) load(ctx context.Context) {
 	}
 }
 
-// end makes sure that nothing is fetched ahead any more. A room that was made after the bootstrap service
-// was asked for it may have been seen by then.
+// end ends fetching ahead. The room may have been created, and seen, after the bootstrap service was asked for
+// it.
 func (f *firstLoad) end(ctx context.Context) error {
 	return f.s.c.store.update(ctx, Preview, func(t *txn) error {
 		if t.meta.partial {
@@ -66,8 +66,7 @@ func (f *firstLoad) end(ctx context.Context) error {
 	})
 }
 
-// fetch fetches Root's first children, and later on what is to be fetched again because of what others
-// did.
+// fetch fetches Root's first children, and later the pages that must be fetched again because of others' edits.
 func (f *firstLoad) fetch(ctx context.Context) {
 	for {
 		fetched, err := f.s.c.fetchNext(ctx)
@@ -146,7 +145,7 @@ func (s *syncer) endFirst() {
 	s.repaired(nil)
 }
 
-// loaded has the connection go on from the snapshot, of which the cursor may be behind what was shown.
+// loaded has the connection continue from the snapshot, whose cursor may be behind the state shown so far.
 func (l *link) loaded() error {
 	l.endFirst()
 	m := l.c.store.meta.Load()

@@ -64,8 +64,8 @@ func (l *link) run(ctx context.Context) error {
 	return err
 }
 
-// hearOut handles what the server sent before it closed the connection, acknowledgements perhaps, where we
-// found out by having something to send ourselves; its close frame says when to come back.
+// hearOut handles the server's last messages, acknowledgements perhaps, when we notice only by a failed write that
+// it closed the connection. Its close frame says when to come back.
 func (l *link) hearOut(ctx context.Context) error {
 	for msg := range l.conn.in {
 		if err := l.handleAll(ctx, msg); err != nil && !errors.Is(err, websocket.ErrCloseSent) {
@@ -122,7 +122,7 @@ func (l *link) follow(ctx context.Context) error {
 	}
 }
 
-// send does what is due, and says in how long there is more to do, if nothing happens before.
+// send does what is due, and returns how long until the next task if nothing happens before.
 func (l *link) send(ctx context.Context) (later time.Duration, err error) {
 	if !l.welcomed {
 		return pingInterval, nil
@@ -156,11 +156,11 @@ func (l *link) sendPresence() (later time.Duration, err error) {
 	return pingInterval, l.conn.Send(wire.Presence{State: state})
 }
 
-// ofOurs reports whether a replica at m has the history that the connection is about. A first snapshot
-// that was taken before the server's history was replaced comes in at any time.
+// ofOurs reports whether a replica at m has the history of the connection. A first snapshot that was taken before
+// the server's history was replaced may come in at any time.
 func (l *link) ofOurs(m *meta) bool { return m.epoch == l.epoch }
 
-// ping asks for a sign of life, the members, and the head.
+// ping requests a sign of life, the members, and the head.
 func (l *link) ping(round int64) error {
 	if !l.welcomed {
 		return nil
@@ -226,8 +226,8 @@ func (l *link) handle(ctx context.Context, msg wire.Message) error {
 	return nil
 }
 
-// refused hears an error that is not about a push. Before welcome the server closes after it; later
-// it is about a message that could not be understood, and the socket goes on.
+// refused handles an error that is not about a push. Before welcome, the server closes the socket after it. Later,
+// it is about a message that the server did not understand, and the socket stays open.
 func (l *link) refused(e *wire.Error) error {
 	if !l.welcomed {
 		return e
@@ -271,9 +271,9 @@ func (l *link) welcome(ctx context.Context, w wire.Welcome) error {
 	return nil
 }
 
-// goesOn reports whether a server can send what is behind the cursor of a replica at m. One without an epoch
-// has everything to come; while the room is being loaded for the first time it has had its preview
-// forgotten since the hello, and begins with another one.
+// goesOn reports whether a server can send the operations after the cursor of a replica at m. A replica without an
+// epoch needs everything; during the first load, it has dropped its preview since the hello and begins with another
+// one.
 func (l *link) goesOn(m *meta, w wire.Welcome) bool {
 	if l.first != nil && m.epoch == "" {
 		return false
@@ -347,8 +347,8 @@ func (l *link) ops(ctx context.Context, frame wire.Ops) (next wire.Message, err 
 	return next, l.apply(ctx, batch)
 }
 
-// following returns the part of a frame that is behind the cursor; gap if something is missing
-// between the two.
+// following returns the part of a frame that is after the cursor; gap is set if operations between the two are
+// missing.
 func following(frame wire.Ops, seq int64) (ops []moveop.Op, gap bool, err error) {
 	if frame.To-frame.From+1 != int64(len(frame.Ops)) || frame.From < 1 {
 		return nil, false, fmt.Errorf("a frame of %d operations claims to hold seq %d to %d", len(frame.Ops), frame.From, frame.To)
@@ -378,7 +378,7 @@ func (l *link) pull(seq int64) error {
 	return l.conn.Send(wire.Pull{After: seq})
 }
 
-// errMoved means that the cursor is not where it was, because a snapshot came in.
+// errMoved means that a snapshot has moved the cursor.
 var errMoved = errors.New("the cursor was moved")
 
 // apply merges operations and moves the cursor, in one transaction.
@@ -408,7 +408,7 @@ func (l *link) apply(ctx context.Context, ops []moveop.Op) error {
 	return nil
 }
 
-// head compares: a lost last frame shows here, and so does a replica that went wrong.
+// head compares the server's head and digest with ours: a lost last frame shows here, and a faulty replica too.
 func (l *link) head(h wire.Head) error {
 	m := l.c.store.meta.Load()
 	if !l.ofOurs(m) {

@@ -12,8 +12,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// draftPrefix names the tables that a snapshot is loaded into. They take the place of the real ones
-// when it is whole, and are dropped where it is not.
+// draftPrefix begins the names of the tables that a snapshot is loaded into. They replace the real ones when it is
+// complete, and are dropped otherwise.
 const draftPrefix = "draft_"
 
 // draftUnsorted holds the rows of ops as they come, by timestamp.
@@ -70,7 +70,7 @@ func (l *loader) load(ctx context.Context, src io.Reader, room string) error {
 	return l.check()
 }
 
-// check recomputes the digest: what is swapped in is what the header says.
+// check recomputes the digest, so that the state swapped in is the one that the header describes.
 func (l *loader) check() error {
 	if l.digest = l.header.Whole(l.digest); l.digest != l.header.Digest {
 		return fmt.Errorf("%w: the rows do not add up to the digest", format.ErrCorrupt)
@@ -180,8 +180,7 @@ var (
 		(ts, kind, node, parent, order_key, key, value, seq, known, cause, effective) VALUES `, 11, "")
 )
 
-// insert writes rows in one transaction, which need not be durable: what a crash leaves of a draft is
-// dropped.
+// insert writes rows in one transaction. It need not be durable: after a crash, the draft is dropped.
 func (l *loader) insert(ctx context.Context, into *bulk, args []any) error {
 	return l.unsynced(ctx, func(s *session) (err error) {
 		if _, err := s.exec("BEGIN IMMEDIATE"); err != nil {
@@ -200,8 +199,8 @@ func (l *loader) insert(ctx context.Context, into *bulk, args []any) error {
 	})
 }
 
-// unsynced runs fn with the writer, whose commits are not synced meanwhile. The file stays whole: the
-// log of what was written is synced before it is folded in, and with every commit that follows.
+// unsynced runs fn with the writer, whose commits are not synced meanwhile. The file stays sound: SQLite syncs its
+// log before a checkpoint, and with every later commit.
 func (l *loader) unsynced(ctx context.Context, fn func(s *session) error) error {
 	return l.st.exclusively(ctx, func(s *session) (err error) {
 		var was int
@@ -326,8 +325,8 @@ func (l *loader) swap(ctx context.Context) error {
 	})
 }
 
-// ahead returns what the server has made of a preview since the snapshot. It comes again behind the new
-// cursor, but what was shown must not be gone until then.
+// ahead returns the server's operations since the snapshot that a preview has shown. They come again after the new
+// cursor, but what was shown must not vanish until then.
 func (t *txn) ahead(h *format.Header) (ops []moveop.Op, err error) {
 	if !t.meta.partial || t.meta.epoch != h.Epoch {
 		return nil, nil

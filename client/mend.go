@@ -10,9 +10,9 @@ import (
 	"github.com/canopysync/canopy/tree"
 )
 
-// mend makes our log the server's by exchanging only the operations in which they differ. It reports whether
-// that found the fault and left nothing wrong that can be seen from here; where it did not, a snapshot has to
-// be loaded. An error is one of trying, on which nothing has changed.
+// mend makes our log equal to the server's by exchanging only the operations in which they differ. It reports
+// whether it found the fault and left none that it can detect; if not, a snapshot must be loaded. After an error,
+// nothing has changed.
 func (s *syncer) mend(ctx context.Context) (mended bool, err error) {
 	if s.c.store.meta.Load().epoch == "" {
 		return false, nil // there is nothing yet
@@ -42,7 +42,7 @@ func (s *syncer) mend(ctx context.Context) (mended bool, err error) {
 	return err == nil && len(left.Findings) == 0, err
 }
 
-// beyondMending tells errors that only a snapshot gets around from those that another try may.
+// beyondMending reports whether an error calls for a snapshot; after any other, trying again may help.
 func beyondMending(err error) bool {
 	if e, ok := errors.AsType[*wire.Error](err); ok { // such as a service that has no buckets
 		return !e.Retryable && e.Code != wire.CodeUnauthorized
@@ -51,8 +51,8 @@ func beyondMending(err error) bool {
 		errors.Is(err, ErrCorrupt) || errors.As(err, new(*tree.CycleError))
 }
 
-// mend puts in what is lacking, takes out what is too much, and adds the digest up anew. It reports whether
-// anything was wrong.
+// mend adds the lacking operations, removes the surplus ones, and recomputes the digest. It reports whether anything
+// was wrong.
 func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err error) {
 	if err := t.affordWithdrawal(found.surplus); err != nil {
 		return false, err
@@ -86,8 +86,8 @@ func (t *txn) mend(ctx context.Context, found *logComparison) (changed bool, err
 	return changed, nil
 }
 
-// lostOf returns what was made here and the server has not got any more, though it acknowledged it: it was set
-// back without a new epoch, and others have filled the gap. What had been known counts as far as the two agree.
+// lostOf returns our operations that the server acknowledged but no longer has: it was restored without a new epoch,
+// and others have filled the gap. Their Known is limited to the part of the log that the two have in common.
 func (t *txn) lostOf(found *logComparison) (lost []queued, err error) {
 	common, theirs := t.meta.seq, map[moveop.Timestamp]bool{}
 	for i := range found.lacking {
@@ -111,14 +111,14 @@ func (t *txn) lostOf(found *logComparison) (lost []queued, err error) {
 	return lost, err
 }
 
-// gotThrough reports whether an operation of the log was made here and is not pending.
+// gotThrough reports whether an operation of the log was made here and is no longer pending.
 func (s *session) gotThrough(ts moveop.Timestamp) (yes bool, err error) {
 	_, err = s.row(`SELECT EXISTS (SELECT 1 FROM own WHERE replica = ?) AND NOT EXISTS (SELECT 1 FROM outbox WHERE ts = ?)`,
 		[]any{replicaBytes(ts.Replica()), ts[:]}, &yes)
 	return yes, err
 }
 
-// affordWithdrawal refuses to take out operations where too many came after the first of them.
+// affordWithdrawal refuses to take out operations if too many followed the first of them.
 func (t *txn) affordWithdrawal(ops []moveop.Op) error {
 	if len(ops) == 0 {
 		return nil
@@ -132,7 +132,7 @@ func (t *txn) affordWithdrawal(ops []moveop.Op) error {
 	})
 }
 
-// addUp computes the digest from what it summarises, beside what compaction has folded.
+// addUp computes the digest from the data that it summarises and from folded, the part that was compacted.
 func (s *session) addUp(ctx context.Context, folded moveop.Digest) (digest moveop.Digest, err error) {
 	digest = folded
 	err = s.everyOp(func(op moveop.Op, current bool) error {

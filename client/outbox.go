@@ -17,8 +17,8 @@ const outboxColumns = `kind, ts, node, parent, order_key, key, value, 0, known, 
 type queued struct {
 	op      moveop.Op
 	edit    int64  // the local transaction that made it
-	refused string // the code for which the server refused it for good; empty if it did not
-	reason  string // what it said
+	refused string // the code with which the server refused it for good; empty if it did not
+	reason  string // the server's message
 }
 
 var outboxBulk = newBulk(`INSERT INTO outbox
@@ -68,7 +68,7 @@ func (t *txn) unqueue(ts moveop.Timestamp) error {
 	return err
 }
 
-// unqueueAll is unqueue for many. It returns what of those that were there says where they are in the log.
+// unqueueAll is unqueue for many. For those that were there, it returns the fields that locate them in the log.
 func (t *txn) unqueueAll(stamps []any) (ops []moveop.Op, err error) {
 	err = t.eachBulk(unqueueBulk, stamps, func(rows *sql.Rows) error {
 		var op moveop.Op
@@ -101,8 +101,7 @@ func (s *session) queued(query string) (all []queued, err error) {
 	return all, err
 }
 
-// batch returns the first operations to push: at most n, and no more bytes than given but for the
-// first one.
+// batch returns the first operations to push: at most n, and after the first one at most the given number of bytes.
 func (s *session) batch(n int, bytes int64) (ops []moveop.Op, err error) {
 	err = s.each(`SELECT `+outboxColumns+` FROM outbox WHERE refused IS NULL ORDER BY ts LIMIT ?`, []any{n},
 		func(rows *sql.Rows) error {
@@ -121,8 +120,8 @@ func pushBytes(op *moveop.Op) int64 {
 	return int64(fixed + len(op.OrderKey) + 6*len(op.Key) + len(op.Value)) // a key's bytes may need \u escapes
 }
 
-// acknowledge records what the server answered for a batch. What came back before that is not in the outbox
-// any more.
+// acknowledge records the server's answer to a batch. Operations that came back before it have already left the
+// outbox.
 func (t *txn) acknowledge(results []wire.Result) error {
 	seqs := make(map[moveop.Timestamp]int64, len(results))
 	stamps := make([]any, len(results))
@@ -151,9 +150,9 @@ func (t *txn) setClock(offset time.Duration) error {
 	return t.restamp()
 }
 
-// rename gives this replica a new id, because another copy of the file goes by the old one. What is in
-// the outbox keeps its timestamps until the client has caught up (see strangers): what the server got
-// under the old id without our knowing comes back first, and must not be pushed a second time.
+// rename gives this replica a new id, because another copy of the file uses the old one. The outbox keeps its
+// timestamps until the client has caught up (see strangers): operations that the server got under the old id
+// without our knowing come back first, and must not be pushed a second time.
 func (t *txn) rename() error {
 	replica, err := moveop.NewReplicaID(t.store.random)
 	if err != nil {
@@ -164,7 +163,7 @@ func (t *txn) rename() error {
 	return t.own(replica)
 }
 
-// strangers reports whether the outbox has operations under another replica's id than ours.
+// strangers reports whether the outbox has operations under a replica id other than ours.
 func (s *session) strangers(replica moveop.ReplicaID) (found bool, err error) {
 	_, err = s.row(`SELECT EXISTS (SELECT 1 FROM outbox WHERE substr(ts, 9) <> ?)`, []any{replicaBytes(replica)}, &found)
 	return found, err
@@ -175,10 +174,10 @@ func replicaBytes(replica moveop.ReplicaID) []byte {
 	return ts[8:]
 }
 
-// restamp gives everything in the outbox new timestamps, in the same order, from the server's clock on.
+// restamp gives everything in the outbox new timestamps, in the same order, starting at the server's clock.
 func (t *txn) restamp() error { return t.restampFrom(moveop.Timestamp{}) }
 
-// restampFrom is restamp of what is not before a timestamp.
+// restampFrom is restamp for the operations at or after a timestamp.
 func (t *txn) restampFrom(first moveop.Timestamp) error {
 	all, err := t.outbox()
 	if err != nil {
@@ -192,7 +191,7 @@ func (t *txn) restampFrom(first moveop.Timestamp) error {
 	return t.stampAnew(all)
 }
 
-// restartClock makes a clock for what is stamped anew: it need only be later than what the server has.
+// restartClock makes a clock to stamp operations anew: it need only be later than what the server has.
 func (t *txn) restartClock() {
 	t.store.clock = moveop.NewClock(t.meta.replica, t.meta.accepted, t.store.now)
 	t.store.clock.SetOffset(t.meta.offset)
@@ -211,7 +210,7 @@ func (t *txn) takeBack(all []queued) error {
 	return nil
 }
 
-// stampAnew puts operations that were taken back in again, under new timestamps, in the same order.
+// stampAnew puts operations that were taken back in again, with new timestamps, in the same order.
 func (t *txn) stampAnew(all []queued) (err error) {
 	renamed := make(map[moveop.Timestamp]moveop.Timestamp, len(all))
 	ops := make([]moveop.Op, len(all))

@@ -11,8 +11,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// childPage is a row of pages: a page of a node's children as the realtime service serves them. Those
-// of one parent follow on each other without a gap, and the last one may be missing.
+// childPage is a row of pages: a page of a node's children as the realtime service serves them. The pages of one
+// parent follow each other without a gap, and the last one may be missing.
 type childPage struct {
 	parent moveop.NodeID
 	number int
@@ -25,14 +25,13 @@ type pageState int
 const (
 	pageMissing pageState = iota // to be fetched when it is read
 	pageHere
-	// pageStale is here, but a node has come into it of which only the placement is known.
+	// pageStale is here, but contains a new node of which only the placement is known.
 	pageStale
 )
 
-// Pages do not tell the timestamps of the operations that they show the outcome of. So a page is taken
-// in as operations that stand in for those, with timestamps of their own: without a replica, in the
-// order in which they came, before all real ones. Everything real goes on top of them, and the snapshot
-// takes them all away again.
+// Pages do not contain the timestamps of the operations behind them. So a page is taken in as operations that
+// stand in for those, with timestamps of their own: without a replica, in the order of arrival, before all real
+// ones. Every real operation goes on top of them, and the snapshot removes them all.
 
 // standInSeq is the seq of operations that stand in: neither pending nor the server's.
 const standInSeq = -1
@@ -40,8 +39,8 @@ const standInSeq = -1
 // isStandIn is a condition on a timestamp.
 const isStandIn = `substr(ts, 9) = zeroblob(8)`
 
-// standIn returns the next such timestamp: the version of the file that this transaction makes, and a
-// counter.
+// standIn returns the next timestamp for an operation that stands in: the version of the file that this transaction
+// makes, and a counter.
 func (t *txn) standIn() moveop.Timestamp {
 	t.standIns++
 	serial := uint64(t.meta.version+1)<<24 | t.standIns&(1<<24-1)
@@ -54,8 +53,7 @@ func (p *childPage) scan() []any {
 	return []any{(*blob)(&p.parent), &p.number, &p.cursor, &p.after.OrderKey, (*blob)(&p.after.Node)}
 }
 
-// missingPage returns the page that has to be fetched before the first limit children of parent behind
-// after are here.
+// missingPage returns the page to fetch next in order to have the first limit children of parent after a cursor.
 func (s *session) missingPage(parent moveop.NodeID, after Cursor, limit int) (p childPage, missing bool, err error) {
 	missing, err = s.row(`SELECT `+pageColumns+` FROM pages WHERE parent = ? AND state = ?`,
 		[]any{parent[:], int(pageMissing)}, p.scan()...)
@@ -87,9 +85,9 @@ func (t *txn) addPage(p childPage, state pageState) error {
 // errOtherHistory means that the server's history was replaced since the preview began.
 var errOtherHistory = errors.New("the server has another history")
 
-// takePage takes in a page that was fetched. Where it is the first one, the replica has a cursor from
-// then on: that of the page. What comes behind the cursor is applied on top of this page and of later
-// ones alike, so whatever is shown holds at least everything up to the cursor.
+// takePage takes in a fetched page. The first one gives the replica its cursor: that of the page. Operations after
+// the cursor are applied on top of this page and of later ones alike, so every page shown includes at least
+// everything up to the cursor.
 func (t *txn) takePage(p childPage, page wire.Page) error {
 	switch {
 	case t.store.whole.Load():
@@ -110,7 +108,7 @@ func (t *txn) takePage(p childPage, page wire.Page) error {
 	}
 	state := pageHere
 	if page.Seq < t.meta.seq {
-		state = pageStale // what came in between may have been unknown here then
+		state = pageStale // operations in between may be about nodes that were unknown here then
 	}
 	_, err := t.exec(`UPDATE pages SET state = ? WHERE parent = ? AND page = ?`, int(state), p.parent[:], p.number)
 	if err != nil || page.Next == nil || len(page.Nodes) == 0 {
@@ -133,8 +131,8 @@ func (t *txn) beginPreview(epoch string, seq int64) error {
 	return nil
 }
 
-// standInFor makes operations that give the nodes of a page the place and the properties that they have
-// there, as far as no earlier page has.
+// standInFor makes operations that give the nodes of a page their place and properties on it, unless an earlier page
+// has done so.
 func (t *txn) standInFor(nodes []wire.Node) error {
 	var ops []moveop.Op
 	for i := range nodes {
@@ -207,8 +205,8 @@ func (t *txn) unknownNodes(ops []moveop.Op) (unknown []moveop.NodeID, err error)
 	return unknown, nil
 }
 
-// sight notes what is to be fetched of nodes that came into sight by an operation: what is below them,
-// and the pages that they are in, because those have their properties.
+// sight notes what to fetch for nodes that an operation has brought into sight: their children, and the pages that
+// contain them, because those have their properties.
 func (t *txn) sight(nodes []moveop.NodeID) error {
 	for _, n := range nodes {
 		now, ok, err := t.placement(n)
@@ -228,8 +226,8 @@ func (t *txn) sight(nodes []moveop.NodeID) error {
 	return nil
 }
 
-// stale notes that the page at a position is to be fetched again, if it is here. A node without pages
-// had no children, which is to say, all of them were here.
+// stale notes that the page at a position must be fetched again, if it is here. A node without pages had no children,
+// so all of them were here.
 func (t *txn) stale(parent moveop.NodeID, at Cursor) error {
 	if _, known, err := t.placement(parent); err != nil || !known && !parent.IsReserved() {
 		return err
@@ -243,8 +241,8 @@ func (t *txn) stale(parent moveop.NodeID, at Cursor) error {
 	return err
 }
 
-// forgetPreview takes everything out that was not made here. What the server has acknowledged stays,
-// pending again, unless the server still has all of the history that it was acknowledged in.
+// forgetPreview removes everything that was not made here. Acknowledged operations stay, pending again, unless the
+// server still has all of the history in which it acknowledged them.
 func (t *txn) forgetPreview(epoch string) error {
 	var own []queued
 	held := &t.store.held
@@ -268,7 +266,7 @@ func (t *txn) forgetPreview(epoch string) error {
 	return t.reapply(own)
 }
 
-// acknowledged returns what this replica has made and the server has acknowledged, to be made again.
+// acknowledged returns this replica's acknowledged operations, to be made again.
 func (t *txn) acknowledged() (own []queued, err error) {
 	ops, err := t.since(0)
 	if err != nil {

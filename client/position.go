@@ -85,8 +85,8 @@ func (tx *Tx) gap(parent moveop.NodeID, p Position, without moveop.NodeID) (g ga
 	return g, err
 }
 
-// needed is how many children have to be here for a position at an end to be found. For the end of very
-// many, or of what was deleted, those that are here have to do.
+// needed is how many children must be here to find a position at an end. For the end of very many children, or of
+// Trash, those that are here must do.
 func (tx *Tx) needed(parent moveop.NodeID, p Position) int {
 	if p.at == atLast && parent != moveop.Trash {
 		return previewLast

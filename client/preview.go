@@ -25,8 +25,8 @@ const (
 	previewBytes = 64 << 20
 )
 
-// errNotNow means that the realtime service is not asked for children: it failed a moment ago, or has
-// been asked for enough.
+// errNotNow means that no children are fetched from the realtime service now: it failed a moment ago, or the limit
+// is reached.
 var errNotNow = errors.New("no children are fetched now")
 
 // preview is the state of fetching children ahead of the snapshot. What was fetched is in the file, see
@@ -45,8 +45,7 @@ func (p *preview) begin() bool {
 	return p.nodes < previewNodes && !time.Now().Before(p.until)
 }
 
-// end notes how an attempt went. After one that failed there is a pause, so that reads do not wait each
-// time.
+// end notes the outcome of an attempt. After a failure there is a pause, so that not every read waits.
 func (p *preview) end(nodes int, err error, opts *Options) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,12 +71,12 @@ func (c *Client) partial(m *meta) bool {
 	return m.partial || m.epoch == "" && c.opts.RealtimeURL != ""
 }
 
-// previews reports whether children that are not here are to be fetched.
+// previews reports whether missing children should be fetched.
 func (c *Client) previews(m *meta) bool {
 	return !c.store.whole.Load() && (m.partial || m.epoch == "") && c.opts.RealtimeURL != "" && c.opts.BootstrapURL != "" && c.opts.PreviewTimeout > 0
 }
 
-// meta is what a View or Tx is to decide by.
+// meta returns the meta row that a View or Tx must use.
 func (v *View) meta() *meta {
 	if v.t != nil {
 		return &v.t.meta
@@ -85,8 +84,8 @@ func (v *View) meta() *meta {
 	return v.client.store.meta.Load()
 }
 
-// fetch sees to it that the first limit children of parent behind after are here. Where they cannot be
-// had, what is here has to do. A View that fetches goes on with the newest state.
+// fetch fetches the missing ones of the first limit children of parent after a cursor. If it cannot, the caller makes
+// do with those that are here. A View that fetches advances to the newest state.
 func (v *View) fetch(parent moveop.NodeID, after Cursor, limit int) error {
 	for v.client.previews(v.meta()) {
 		if err := v.renew(); err != nil {
@@ -111,7 +110,7 @@ func (v *View) fetch(parent moveop.NodeID, after Cursor, limit int) error {
 	return nil
 }
 
-// missing says which page to fetch next. The first one is always Root's: it makes the cursor.
+// missing returns the page to fetch next. The first one is always Root's: it makes the cursor.
 func (v *View) missing(parent moveop.NodeID, after Cursor, limit int) (p childPage, missing bool, err error) {
 	if v.meta().epoch == "" {
 		return childPage{parent: moveop.Root}, true, nil
@@ -119,7 +118,7 @@ func (v *View) missing(parent moveop.NodeID, after Cursor, limit int) (p childPa
 	return v.s.missingPage(parent, after, limit)
 }
 
-// renew makes a View one of the newest state.
+// renew advances a View to the newest state.
 func (v *View) renew() error {
 	if v.t != nil {
 		return nil
@@ -139,7 +138,7 @@ func (v *View) take(p childPage, page wire.Page) error {
 	return v.client.takePage(v.ctx, p, page)
 }
 
-// takePage takes in a page, and begins anew where it is of another history than those before.
+// takePage takes in a page. If it is of another history than those before, the preview begins anew.
 func (c *Client) takePage(ctx context.Context, p childPage, page wire.Page) error {
 	err := c.store.update(ctx, Preview, func(t *txn) error { return t.takePage(p, page) })
 	if errors.Is(err, errOtherHistory) {
@@ -148,7 +147,7 @@ func (c *Client) takePage(ctx context.Context, p childPage, page wire.Page) erro
 	return err
 }
 
-// forgetPreview begins the preview anew, because the server, which is in an epoch, cannot go on from it.
+// forgetPreview begins the preview anew, because the server, now in the given epoch, cannot continue from it.
 func (c *Client) forgetPreview(ctx context.Context, epoch string) error {
 	return c.store.update(ctx, Preview, func(t *txn) error {
 		if !t.meta.partial {
@@ -158,7 +157,7 @@ func (c *Client) forgetPreview(ctx context.Context, epoch string) error {
 	})
 }
 
-// fetchPage asks the realtime service for a page, for a bounded time.
+// fetchPage requests a page from the realtime service, within a bounded time.
 func (c *Client) fetchPage(ctx context.Context, p childPage, limit int) (wire.Page, error) {
 	if !c.preview.begin() {
 		return wire.Page{}, errNotNow
@@ -201,7 +200,7 @@ func (o *Options) askChildren(ctx context.Context, p childPage, limit int) (page
 	return page, nil
 }
 
-// checkPage refuses what no server sends, and brings values into the form that they have here.
+// checkPage refuses pages that no server sends, and brings values into canonical form.
 func checkPage(parent moveop.NodeID, page *wire.Page) error {
 	if page.Epoch == "" || page.Seq < 0 {
 		return fmt.Errorf("%w: a page without epoch and seq", errInvalid)

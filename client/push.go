@@ -24,21 +24,20 @@ const (
 	// forbiddenWait is how long to wait after the server said that the token does not allow pushing:
 	// rights change, but seldom.
 	forbiddenWait = time.Minute
-	// answerTimeout is how long the server may take to answer a push while it says other things; then it
-	// has lost it. It gives itself 30 s for one, and what it says before the answer has to be read first.
+	// answerTimeout is how long the server may take to answer a push while it sends other messages; then it
+	// has lost the push. It allows itself 30 s, and its earlier messages must be read first.
 	answerTimeout = 2 * time.Minute
-	// slowClock is how far behind the server's clock ours may be when operations are found too old.
+	// slowClock is how far our clock may be behind the server's when it finds operations too old.
 	slowClock = time.Second
-	// besideOthers is the most operations of a push while others are in the room: they wait for as long
-	// as it takes to commit it. Fewer would wait for the network more often than for the server.
+	// besideOthers is the maximum number of operations of a push while others are in the room, because they wait
+	// while it is committed. With fewer, we would wait for the network more than for the server.
 	besideOthers = 50
-	// pushOverhead is what a push takes beside its operations, in bytes.
+	// pushOverhead is the size in bytes of a push without its operations.
 	pushOverhead = 256
 )
 
-// push sends the next batch if it is time to, and says in how long it may be. It waits until the
-// client has caught up: what the server got without our knowing, because the acknowledgement was
-// lost, has come back by then and left the outbox.
+// push sends the next batch if it is time to, or returns how long until it may be. It waits until the client has
+// caught up: operations whose acknowledgement was lost have come back by then and left the outbox.
 func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	m := l.c.store.meta.Load()
 	if l.inflight != nil && time.Since(l.pushed) > answerTimeout {
@@ -58,7 +57,7 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 		return pingInterval, err
 	}
 	if !l.ofOurs(l.c.store.meta.Load()) {
-		return 0, errLoaded // what an edit knew may be of another history
+		return 0, errLoaded // an edit's Known may be of another history
 	}
 	frame, err := l.conn.Codec.Encode(wire.Push{ID: strconv.FormatInt(l.id+1, 10), Ops: batch})
 	if err != nil {
@@ -74,8 +73,8 @@ func (l *link) push(ctx context.Context) (later time.Duration, err error) {
 	return pingInterval, l.conn.Write(frame)
 }
 
-// adopt stamps what was made under an earlier replica id anew, once. Where the room is not here as a
-// whole, that has to wait: the server may have got some of it without our knowing.
+// adopt stamps operations made under an earlier replica id anew, once. During the first load that must wait: the
+// server may have got some of them without our knowing.
 func (l *link) adopt(ctx context.Context) (ready bool, err error) {
 	if l.adopted {
 		return true, nil
@@ -148,8 +147,8 @@ func (l *link) answered(id string) error {
 	return nil
 }
 
-// answersFor checks that an acknowledgement is of just the operations that were pushed: what it leaves out would
-// be pushed again at once, what it adds would be dropped though nobody has it.
+// answersFor checks that an acknowledgement covers exactly the pushed operations: one left out would be pushed again
+// at once, one added would be dropped though nobody has it.
 func answersFor(batch []moveop.Op, ack wire.Ack) error {
 	pushed := make(map[moveop.Timestamp]bool, len(batch))
 	for i := range batch {
@@ -167,7 +166,7 @@ func answersFor(batch []moveop.Op, ack wire.Ack) error {
 	return nil
 }
 
-// nack decides what becomes of a refused batch. Nothing of it was applied.
+// nack reacts to a refused batch, none of which was applied.
 func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 	if err := l.answered(nack.ID); err != nil {
 		return err
@@ -202,9 +201,8 @@ func (l *link) nack(ctx context.Context, nack wire.Nack) error {
 	return l.narrow(ctx, batch, &nack.Error)
 }
 
-// narrow finds what the server objects to for good: the operation that it names, or else the one that
-// is left when the batch has been halved often enough. That one is set aside, so that it does not
-// hold up the others.
+// narrow finds the operation that the server refuses for good: the one that it names, or else the one left when the
+// batch has been halved often enough. That one goes into quarantine, so that it does not hold up the others.
 func (l *link) narrow(ctx context.Context, batch []moveop.Op, e *wire.Error) error {
 	if e.Op != nil && e.Code != wire.CodeTooLarge {
 		for i := range batch {
@@ -221,7 +219,7 @@ func (l *link) narrow(ctx context.Context, batch []moveop.Op, e *wire.Error) err
 	return nil
 }
 
-// refuseOp sets an operation aside.
+// refuseOp puts an operation into quarantine.
 func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, e *wire.Error) error {
 	l.log.Error("operation refused for good", "op", ts, "error", e)
 	err := l.update(ctx, func(t *txn) error { return t.refuse(ts, e) })
@@ -229,7 +227,7 @@ func (l *link) refuseOp(ctx context.Context, ts moveop.Timestamp, e *wire.Error)
 	return err
 }
 
-// correctClock follows the server's clock from now on, and stamps what it did not take anew.
+// correctClock follows the server's clock from now on, and stamps the refused operations anew.
 func (l *link) correctClock(ctx context.Context, e *wire.Error) error {
 	offset := l.offset(e.ServerTime)
 	l.log.Warn("clock corrected", "offset", offset)

@@ -99,7 +99,7 @@ func (c *Client) release(ctx context.Context, names []moveop.Timestamp, fn func(
 	return nil
 }
 
-// stillCurrent returns those of the operations that say where a node is, or what a property is.
+// stillCurrent returns those operations that are a node's placement or a property's current write.
 func (t *txn) stillCurrent(all []queued) (current []queued, err error) {
 	for i := range all {
 		op, is := &all[i].op, false

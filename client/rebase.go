@@ -10,23 +10,22 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// held is what the server said in its welcome that it holds: of this replica, since its operations go
-// there in order, everything up to a timestamp.
+// held is what the server has according to its welcome: everything of this replica up to a timestamp, because a
+// replica's operations reach the server in order.
 type held struct {
 	epoch string
 	head  int64
 	last  moveop.Timestamp
 }
 
-// has reports whether an operation is known to have got through to the history that a snapshot is of.
+// has reports whether an operation is known to be in the history of a snapshot.
 func (h held) has(ts moveop.Timestamp, epoch string) bool {
 	return h.epoch == epoch && h.last.Replica() == ts.Replica() && !h.last.Before(ts)
 }
 
-// reapply applies the outbox to a log that the server made. What is there already leaves the outbox, and
-// so does what got through and has been folded since. If something is left from before the horizon,
-// the server would refuse it: then all that is left is stamped anew, in its order. Lost operations are
-// queued again as they were.
+// reapply applies the outbox to a log from the server. Operations already in it leave the outbox, and so do those that
+// got through and were folded since. The server would refuse any from before the horizon: if one is left, all the
+// remaining ones are stamped anew, in order. Lost operations are queued again unchanged.
 func (t *txn) reapply(lost []queued) error {
 	all, err := t.outbox()
 	if err != nil {
@@ -69,8 +68,8 @@ func (t *txn) reapply(lost []queued) error {
 // settled reports whether a timestamp is from before the horizon.
 func (t *txn) settled(ts moveop.Timestamp) bool { return !t.meta.horizon.Before(ts) }
 
-// missing returns the operations of the outbox that the server has not got, and takes the others out. From clash on,
-// they cannot have got through: the server has another one under that one's timestamp (see giveWay).
+// missing returns the operations of the outbox that the server does not have, and takes the others out. Those from
+// clash on cannot have got through: the server has another operation under that timestamp (see giveWay).
 func (t *txn) missing(all []queued) (missing []queued, clash int, err error) {
 	logged, err := t.findAll(operations(all))
 	if err != nil {
@@ -102,11 +101,10 @@ func operations(all []queued) []moveop.Op {
 	return ops
 }
 
-// lost returns the operations of this replica that were acknowledged and that a snapshot, which is in the
-// draft tables, lacks: a server that was restored from a backup has lost them, with or without a new
-// epoch. One from before the horizon counts only if it is known not to be there and still shows in our
-// state: it is to be stamped anew, and must not override what came after it. What had been known of the
-// old history counts as far as the two agree, of pending operations too.
+// lost returns this replica's acknowledged operations that a snapshot, in the draft tables, lacks: a server restored
+// from a backup has lost them, with or without a new epoch. An operation from before the horizon counts only if it is
+// known to be missing and is still current in our state: it will be stamped anew, and must not override later ones.
+// Known, of pending operations too, is limited to the part of the history that the two have in common.
 func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 	held := t.store.held
 	epoch := cmp.Or(header.Epoch, held.epoch)
@@ -147,14 +145,14 @@ func (t *txn) lost(header *format.Header) (lost []queued, err error) {
 	return lost, t.unlearn(common)
 }
 
-// unacknowledged is an operation as it goes into the outbox again, known of the server's log what the two have in
-// common.
+// unacknowledged returns an operation for the outbox again, its Known limited to the history that the two logs have
+// in common.
 func (t *txn) unacknowledged(op moveop.Op, common int64) queued {
 	op.Known, op.Seq = min(op.Known, common), 0
 	return queued{op: op, edit: t.meta.version + 1}
 }
 
-// unlearn has what is pending know no more of the server's log than that.
+// unlearn limits the Known of pending operations in the same way.
 func (t *txn) unlearn(common int64) error {
 	_, err := t.exec(`UPDATE outbox SET known = min(known, ?)`, common)
 	return err
@@ -163,8 +161,8 @@ func (t *txn) unlearn(common int64) error {
 // errUnsure means that a snapshot cannot be swapped in before the server was asked what it holds.
 var errUnsure = errors.New("it is not known yet which operations got through")
 
-// mayBeFolded reports whether something pending may have got through without our knowing and have been
-// folded into a snapshot since. It is about the first one, which does not wait for a connection.
+// mayBeFolded reports whether a pending operation may have got through without our knowing and been folded into a
+// snapshot since. It is for the first snapshot, which does not wait for a connection.
 func (t *txn) mayBeFolded(horizon moveop.Timestamp) (yes bool, err error) {
 	if !t.meta.partial || !t.store.unsure.Load() {
 		return false, nil

@@ -18,9 +18,8 @@ const (
 	refreshPause = time.Second
 )
 
-// refresher asks Options.Token for the next token before the one in use ends, so that the connection
-// need not be closed. Tokens that are not JSON Web Tokens, or have no end, are left alone: the server
-// will say when it wants another.
+// refresher gets the next token from Options.Token before the one in use expires, so that the connection stays open.
+// It ignores tokens that are not JSON Web Tokens, or do not expire: the server will say when it wants another.
 type refresher struct {
 	opts  *Options
 	log   *slog.Logger
@@ -77,8 +76,7 @@ func (r *refresher) run(ctx context.Context, token string) {
 	}
 }
 
-// refreshIn is how long to keep a token that is good for so long: four fifths of that, or all but the
-// lead.
+// refreshIn is how long to keep a token with the given remaining validity: four fifths of it, or all but the lead.
 func refreshIn(left time.Duration) time.Duration {
 	return max(left-max(left/5, refreshLead), refreshPause)
 }

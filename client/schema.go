@@ -13,16 +13,16 @@ const (
 //   - ops: every other operation of the log: moves that were superseded or are not effective, sets that
 //     were overwritten. The key of a move is empty, that of a set never is;
 //   - named: the nodes that moves in ops name as parents, and some that withdrawn ones did;
-//   - stamps: the timestamps of the operations in the log, with the node and key of each, but for those in
-//     outbox, whose seq is 0. A row stays as it is when its operation is superseded;
-//   - outbox: what was made here and is not acknowledged yet, in the order in which it is pushed, with
-//     the local transaction that made it and, where the server refused it for good, why. Its
-//     operations are in the first three tables too.
+//   - stamps: the timestamps of the operations in the log, with the node and key of each, except for those in
+//     outbox, whose seq is 0. A row stays unchanged when its operation is superseded;
+//   - outbox: the operations made here and not acknowledged yet, in the order in which they are pushed, each with
+//     the local transaction that made it and, if the server refused it for good, the reason. They are in the first
+//     three tables too;
 //   - meta: one row, see type meta;
-//   - own: the replica ids that this file has gone by, as the last 8 bytes of their timestamps;
-//   - undo: what Undo and Redo go back and forth by, see type undoStep;
-//   - pages: what is here, and what could be fetched, of a room that is not here as a whole yet, see type
-//     childPage. Empty otherwise.
+//   - own: all replica ids that this file has had, as the last 8 bytes of their timestamps;
+//   - undo: the history of Undo and Redo, see type undoStep;
+//   - pages: the pages of children that are here, or could be fetched, during the first load, see type childPage.
+//     Empty otherwise.
 //
 // The first three are the sections of a snapshot; named and stamps follow from them.
 const (

@@ -23,7 +23,7 @@ type session struct {
 // errEnded means that there is no session any more.
 var errEnded = errors.New("a Tx or View is used outside the function it was passed to")
 
-// ended takes the place of the session of a Tx or View whose function is over: others use that one now.
+// ended replaces the session of a Tx or View whose function has returned: others use that session now.
 func ended() *session { return &session{} }
 
 // openSession opens a connection on the file, making it where there is none; pragmas are in the form

@@ -151,7 +151,7 @@ func (st *store) acquire(ctx context.Context) error {
 	return err
 }
 
-// ready decides where select had more than one case to choose from.
+// ready checks again for Close and ctx, because select may have chosen another ready case.
 func (st *store) ready(ctx context.Context) error {
 	select {
 	case <-st.closed:
@@ -163,8 +163,7 @@ func (st *store) ready(ctx context.Context) error {
 
 func (st *store) release() { st.writing <- struct{}{} }
 
-// update runs fn in a write transaction and publishes what it changed. Where fn fails or panics,
-// nothing has happened.
+// update runs fn in a write transaction and publishes its changes. If fn fails or panics, nothing is changed.
 func (st *store) update(ctx context.Context, origin Origin, fn func(t *txn) error) error {
 	if err := st.acquire(ctx); err != nil {
 		return err
@@ -217,7 +216,7 @@ func (t *txn) finish(before *meta) error {
 	return err
 }
 
-// rollback leaves clock readings that were issued unused, unless the clock itself was replaced.
+// rollback leaves issued clock readings unused, unless the clock itself was replaced.
 func (st *store) rollback(before *meta) {
 	// Nothing to be done about an error: SQLite has rolled back by itself where it fails (disk full),
 	// and the next BEGIN reports a connection that is of no more use.

@@ -17,22 +17,22 @@ import (
 	"github.com/canopysync/canopy/realtime/wire/socket"
 )
 
-// Why a connection ends though nothing is wrong with it.
+// Reasons why a connection ends though nothing is wrong with it.
 var (
 	// errResync means that the cursor cannot be served: load a snapshot, then connect again.
 	errResync = errors.New("the server cannot continue from our cursor")
-	// errMismatch means that we differ from the server where we must not: see mend.
+	// errMismatch means that our log differs from the server's: see mend.
 	errMismatch = errors.New("digests differ at the same cursor")
-	// errRepair means that the application asked for it: see mend.
+	// errRepair means that the application called Repair: see mend.
 	errRepair = errors.New("the replica is to be repaired")
-	// errLoaded means that the snapshot is in, and that the connection is not one that can go on from it.
+	// errLoaded means that the snapshot is in, and that this connection cannot continue from it.
 	errLoaded = errors.New("the snapshot is loaded")
-	// errRenamed means that we go by another replica id from now on.
+	// errRenamed means that we use another replica id from now on.
 	errRenamed = errors.New("the file was copied or restored: new replica id")
 )
 
-// syncer keeps a replica in step: it loads a snapshot where one is needed, connects, and does both
-// again when the connection ends, until it is told to stop. One goroutine runs it.
+// syncer keeps a replica in step: it loads a snapshot if one is needed, connects, and does both again when the
+// connection ends, until it is told to stop. One goroutine runs it.
 //
 //	        ┌───────────► wait ◄──────────────┐
 //	        │              │                  │
@@ -107,7 +107,7 @@ func (s *syncer) run(ctx context.Context) {
 	s.c.setProgress(func(p *progress) { p.state = StateOffline })
 }
 
-// stateAfter is the state in which the end of a connection leaves the client.
+// stateAfter is the client's state after a connection has ended with err.
 func stateAfter(err error) State {
 	switch {
 	case needsAuth(err):
@@ -118,7 +118,7 @@ func stateAfter(err error) State {
 	return StateOffline
 }
 
-// once goes through one connection, from the snapshot that may have to come first to its end.
+// once runs one connection to its end, and loads a snapshot before it if needed.
 func (s *syncer) once(ctx context.Context) error {
 	if s.first != nil {
 		if err := s.awaitBegun(ctx); err != nil {
@@ -160,14 +160,14 @@ func (s *syncer) once(ctx context.Context) error {
 	return err
 }
 
-// mustAsk reports whether a welcome has to come before a snapshot: what got through without our knowing
-// need not be in it, if it has been folded.
+// mustAsk reports whether a welcome must come before a snapshot: an operation that got through without our knowing may
+// be missing from the snapshot because it was folded.
 func (s *syncer) mustAsk() bool {
 	m := s.c.store.meta.Load()
 	return s.c.store.unsure.Load() && m.epoch != "" && m.pending > 0
 }
 
-// retryIn draws the consequences of how a connection ended and says how long to wait.
+// retryIn reacts to the end of a connection and returns how long to wait before the next.
 func (s *syncer) retryIn(ctx context.Context, err error) time.Duration {
 	switch {
 	case errors.Is(err, errRepair), errors.Is(err, errLoaded):
@@ -211,7 +211,7 @@ func (s *syncer) rename(ctx context.Context) {
 	s.log.Warn("the file was copied or restored: took a new replica id", "replica", s.c.Replica().String())
 }
 
-// wait waits, unless the application knows better.
+// wait waits for the delay, or until the application calls Reconnect or Repair.
 func (s *syncer) wait(ctx context.Context, delay time.Duration) {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -230,7 +230,7 @@ func (s *syncer) repair(done chan error) {
 	s.repairing = append(s.repairing, done)
 }
 
-// repaired tells who waits, unless it is a matter of trying again.
+// repaired tells the callers of Repair the outcome, unless another try may help.
 func (s *syncer) repaired(err error) {
 	if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrDiskFull) && !errors.Is(err, ErrReadOnly) {
 		return

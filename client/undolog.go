@@ -10,13 +10,11 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// undoStep is what one step of Undo did to one thing: a node's placement (Kind Move), or a property
-// (Kind Set). Undo and redo are the same exchange: what is there is replaced by Other, and is Other
-// afterwards.
+// undoStep is the change of one undo step to one item: a node's placement (Kind Move) or a property (Kind Set). Undo
+// and redo are the same exchange: the current version is replaced by other, and becomes other.
 //
-// A version is named by the operation that made it. The operation that brings an old version back has
-// a timestamp of its own, which takes the place of the old name throughout the history; so does one
-// that is stamped anew.
+// A version is named by the timestamp of the operation that made it. The operation that brings an old version back
+// has a new timestamp, which replaces the old name throughout the history; so does stamping anew.
 type undoStep struct {
 	group   int64
 	n       int // the order within the group
@@ -26,7 +24,7 @@ type undoStep struct {
 	state   stepState
 	created bool // the node was not there before the step
 
-	now   moveop.Timestamp // what the step left behind: it may be exchanged while that is there
+	now   moveop.Timestamp // the version that the step left behind: the exchange needs it to be current
 	other version
 }
 
@@ -183,8 +181,8 @@ func (t *txn) joinSteps(steps []undoStep) error {
 	return t.trim()
 }
 
-// joinStep adds a step. Where the group has one for the same thing, they become one, that goes back to
-// what was there before the first, unless somebody else had a hand in it in between.
+// joinStep adds a step. If the group has one for the same item, the two become one that goes back to the version
+// before the first, unless somebody else has changed the item in between.
 func (t *txn) joinStep(step *undoStep) error {
 	earlier, ok, err := t.loadStep(step)
 	if err != nil {
@@ -243,12 +241,11 @@ func (t *txn) groupSteps(group int64, undone bool) (steps []*undoStep, err error
 	return steps, err
 }
 
-// trimSlack is the part of the limit that goes with what is beyond it: a long history is not trimmed
+// trimSlack is the part of the limit that is trimmed in addition to the excess, so that a long history is not trimmed
 // with every edit.
 const trimSlack = 16
 
-// groundUndo tells steps that were made without knowing what they overwrote, because the room was not here
-// yet, what that was.
+// groundUndo completes steps that were made during the first load, without knowing the version that they overwrote.
 func (t *txn) groundUndo() error {
 	_, err := t.exec(`UPDATE undo SET (other_ts, other_text) = (SELECT ts, value FROM ops o
 			WHERE o.node = undo.node AND o.key = undo.key AND o.ts < undo.ts ORDER BY o.ts DESC LIMIT 1)
