@@ -30,7 +30,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		running: f.NewGauge(prometheus.GaugeOpts{
 			Name: "canopy_bootstrap_snapshots_running", Help: "Snapshots being streamed.",
 		}),
-		snapshots: counters("snapshots_total", "Snapshots asked for, by result.", "result"),
+		snapshots: counters("snapshots_total", "Snapshots requested, by result.", "result"),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "canopy_bootstrap_snapshot_seconds", Help: "Duration of complete snapshots.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 18),
@@ -39,7 +39,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		sent:     counter("sent_bytes_total", "Bytes of snapshots after compression."),
 		spools:   counter("spooled_total", "Snapshots written to a file, for any number of clients."),
 		requests: counters("http_requests_total", "HTTP requests, by route and status.", "route", "status"),
-		panics:   counter("panics_total", "Panics survived; every one is a fault to report."),
+		panics:   counter("panics_total", "Panics recovered; each one is a bug to report."),
 	}
 }
 

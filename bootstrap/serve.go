@@ -57,7 +57,7 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
-		s.cfg.Logger.Warn("snapshots are broken off", "running", len(s.slots), "drain_timeout", s.cfg.DrainTimeout)
+		s.cfg.Logger.Warn("snapshots are cut off", "running", len(s.slots), "drain_timeout", s.cfg.DrainTimeout)
 	}
 }
 

@@ -243,7 +243,7 @@ func openStore(ctx context.Context, path string, opts Options) (*store, error) {
 
 // Close stops sync, waits for running transactions and closes the file. If there is a connection, it
 // first gives pending operations up to Options.FlushTimeout to be pushed. Operations still pending then
-// stay in the file and are pushed after the next Open; to be sure of the server, call WaitSynced first.
+// stay in the file and are pushed after the next Open; to wait for all of them, call WaitSynced first.
 // Close may be called more than once, but not from inside Edit or View.
 func (c *Client) Close() error {
 	c.closing.Do(func() {

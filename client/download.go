@@ -60,7 +60,7 @@ func (b *snapshotBody) Close() error { return b.body.Close() }
 // resume gets the rest after the download was cut off by cause.
 func (b *snapshotBody) resume(cause error) error {
 	for ; b.etag != "" && b.resumes < maxResumes && b.ctx.Err() == nil; b.resumes++ {
-		b.log.Info("snapshot cut off, going on", slog.Int64("at", b.at), slog.Any("error", cause))
+		b.log.Info("snapshot cut off, resuming", slog.Int64("at", b.at), slog.Any("error", cause))
 		if err := b.pause(); err != nil {
 			return err
 		}

@@ -232,7 +232,7 @@ func (l *link) refused(e *wire.Error) error {
 	if !l.welcomed {
 		return e
 	}
-	l.log.Warn("the server complains", "error", e)
+	l.log.Warn("error from the server", "error", e)
 	return nil
 }
 

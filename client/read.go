@@ -36,7 +36,7 @@ func (c Cursor) Compare(other Cursor) int {
 	return cmp.Or(cmp.Compare(c.OrderKey, other.OrderKey), c.Node.Compare(other.Node))
 }
 
-// DefaultLimit is the page size of Children when limit is 0.
+// DefaultLimit is the page size of Children and ChildrenBefore when limit is 0.
 const DefaultLimit = 1000
 
 // View reads one consistent state of the replica. It is valid only inside the function it was passed to,

@@ -104,7 +104,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 		err := t.listenOnce(ctx, hear, func() {
 			alive = true
 			retry.Reset()
-			t.cfg.Logger.Info("messages of other processes come through")
+			t.cfg.Logger.Info("messages of other processes arrive")
 			live(true)
 		})
 		if alive {
@@ -114,7 +114,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 			return
 		}
 		delay := retry.NextBackOff()
-		t.cfg.Logger.Warn("messages of other processes are lost: polling", "error", err, "retry_in", delay)
+		t.cfg.Logger.Warn("messages of other processes do not arrive, polling instead", "error", err, "retry_in", delay)
 		pause(ctx, delay)
 	}
 }

@@ -119,7 +119,7 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 		return wire.Applied{}, h.srv.storeError(h.log, "apply batch", err)
 	}
 	if len(applied.Results) != len(j.ops) {
-		h.log.Error("the store answered for another number of ops", "ops", len(j.ops), "results", len(applied.Results))
+		h.log.Error("the store returned the wrong number of results", "ops", len(j.ops), "results", len(applied.Results))
 		return wire.Applied{}, wire.NewError(wire.CodeInternal, "internal error")
 	}
 	h.commits(applied.Head)

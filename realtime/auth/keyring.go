@@ -218,7 +218,7 @@ func (k *Keyring) watch(ctx context.Context) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if failed != nil && !k.failing {
-		k.cfg.Logger.Warn("keys cannot be read again; going on with those at hand", "error", failed)
+		k.cfg.Logger.Warn("cannot read keys again, keeping the current ones", "error", failed)
 	}
 	k.failing = failed != nil
 	k.replace(keys)
@@ -321,7 +321,7 @@ func (k *Keyring) refresh(ctx context.Context, wait bool) {
 
 	keys, err := k.read(context.WithoutCancel(ctx)) // others wait for it too
 	if err != nil {
-		k.cfg.Logger.Warn("keys cannot be read again; going on with those at hand", "error", err)
+		k.cfg.Logger.Warn("cannot read keys again, keeping the current ones", "error", err)
 	}
 	k.take(keys)
 	k.mu.Lock()

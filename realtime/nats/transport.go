@@ -173,7 +173,7 @@ func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
 	for room, data := range batch {
 		err := t.conn.Publish(t.subject(room), data)
 		if errors.Is(err, nats.ErrMaxPayload) { // saying it again would not help
-			t.cfg.Logger.Warn("the NATS server does not take so long a message", "room", room, "bytes", len(data), "limit", t.conn.MaxPayload())
+			t.cfg.Logger.Warn("message too long for the NATS server", "room", room, "bytes", len(data), "limit", t.conn.MaxPayload())
 			continue
 		}
 		if err != nil {
