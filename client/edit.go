@@ -132,7 +132,7 @@ func (tx *Tx) Reorder(id moveop.NodeID, at Position) error {
 }
 
 // Delete moves a node, with everything below it, to the end of Trash. Deleting a child of Trash does
-// nothing. A replica never empties Trash; the server may purge what is old, and new replicas then lack it.
+// nothing. A replica never empties Trash. The server may purge old nodes; replicas made later lack them.
 func (tx *Tx) Delete(id moveop.NodeID) error {
 	now, err := tx.movable(id)
 	if err != nil || now.parent == moveop.Trash {

@@ -227,8 +227,8 @@ const walkPage = 64
 
 // Walk calls fn for every node below top, parents before children, siblings in order, with depth 1
 // for the children of top. It stops at the first error of fn other than SkipChildren.
-// In a Tx, fn must not create or move nodes below top, or Walk may reach them again and again: collect
-// the nodes first.
+// In a Tx, fn must not create or move nodes below top, or Walk may visit them repeatedly: collect the nodes
+// first.
 func (v *View) Walk(top moveop.NodeID, fn func(n Node, depth int) error) error {
 	type level struct {
 		parent moveop.NodeID

@@ -63,7 +63,7 @@ type Status struct {
 	Mismatches int64
 	// Err is the error that ended the last connection or attempt, or that keeps operations from being
 	// pushed; nil once all is well. In StateCatchingUp, a *wire.Error with wire.CodeForbidden means that
-	// the token does not allow what is pending: it may only read the room, for instance.
+	// the token does not allow the pending operations: it may only allow reading, for instance.
 	Err error
 }
 
@@ -170,8 +170,8 @@ func (s Status) same(other Status) bool {
 	return s == other
 }
 
-// rounds are the exchanges that WaitSynced waits for: in each, the server is asked for its head, and
-// the round is done when that is reached here and nothing is pending.
+// rounds are the exchanges that WaitSynced waits for. Each asks the server for its head, and is done when the
+// replica has reached that and nothing is pending.
 type rounds struct {
 	mu      sync.Mutex // guards what follows
 	wanted  int64
@@ -207,10 +207,9 @@ func (r *rounds) finish(round, refused int64) {
 // WaitSynced waits until the server has acknowledged every local operation, and the replica has applied
 // every operation that the server had when WaitSynced was called. If several servers serve the room, only
 // the one that the client is connected to counts: it may learn of another server's commits milliseconds
-// later, or a second later if the servers do not notify each other. While there is no connection it waits
-// for one; Status.Err says what is wrong. The error is that of ctx, ErrOffline if there are no services to
-// sync with, ErrClosed, or ErrRefused if everything is in step except operations that the server refused
-// for good.
+// later, or a second later if the servers do not notify each other. Without a connection it waits for one;
+// Status.Err gives the reason. The error is that of ctx, ErrOffline if there are no services to sync with,
+// ErrClosed, or ErrRefused if everything is in step except operations that the server refused for good.
 func (c *Client) WaitSynced(ctx context.Context) error {
 	if c.opts.RealtimeURL == "" {
 		return ErrOffline

@@ -54,7 +54,7 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 // connection took it.
 const compactLock int64 = 0x63616e6f_636d7074 // "canocmpt"
 
-// beginPatient begins a transaction that is not ended for its idleness or age.
+// beginPatient begins a transaction that the server does not end for being idle or old.
 const beginPatient = `
 	begin;
 	select set_config(name, '0', true)

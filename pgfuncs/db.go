@@ -77,8 +77,8 @@ func hideOtherSchemas(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// leaveStandby closes connections to a server that takes no writes: after a failover the pool would otherwise
-// keep those to the former primary.
+// leaveStandby closes connections to a server that accepts no writes: after a failover the pool would otherwise keep
+// its connections to the former primary.
 func leaveStandby(next pgconn.PgErrorHandler) pgconn.PgErrorHandler {
 	return func(conn *pgconn.PgConn, err *pgconn.PgError) bool { return err.Code != readOnly && next(conn, err) }
 }

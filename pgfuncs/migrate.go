@@ -82,8 +82,8 @@ func (db *DB) Ready(ctx context.Context) error {
 	return nil
 }
 
-// asOwner creates the schema, if need be (even "if not exists" takes the right to), and goes on as its owner: the
-// functions run with the rights of whoever installs them, which must not become a superuser's.
+// asOwner creates the schema if it is missing (even "if not exists" needs the right to), and continues as its owner:
+// the functions run with the rights of the role that installs them, which must not become a superuser's.
 const asOwner = `
 do $$
 begin

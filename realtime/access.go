@@ -16,7 +16,7 @@ func (h *hub) admit(ctx context.Context, token string) (Grant, error) {
 	return grant, h.allow(ctx, grant)
 }
 
-// letIn acquires a room for a grant that allows being there.
+// letIn acquires a room for a grant that allows entering it.
 func (s *Server) letIn(ctx context.Context, room string, grant Grant) (*hub, error) {
 	if !grant.Read {
 		return nil, wire.UnknownRoom()
@@ -32,8 +32,7 @@ func (s *Server) letIn(ctx context.Context, room string, grant Grant) (*hub, err
 	return h, nil
 }
 
-// allow checks a grant against the room: reading at least, and writing where the room is yet to be
-// made.
+// allow checks a grant against the room: it must allow reading, and writing if the room does not exist yet.
 func (h *hub) allow(ctx context.Context, grant Grant) error {
 	if !grant.Read {
 		return wire.UnknownRoom()
@@ -44,7 +43,7 @@ func (h *hub) allow(ctx context.Context, grant Grant) error {
 	return nil
 }
 
-// check reports why a grant is no longer good, nil if it is.
+// check returns the reason why a grant is no longer valid, nil if it is.
 func (s *Server) check(grant Grant) error {
 	if !grant.Expires.IsZero() && !s.cfg.Now().Before(grant.Expires) {
 		return wire.NewError(wire.CodeUnauthorized, "the token has expired")
@@ -55,8 +54,8 @@ func (s *Server) check(grant Grant) error {
 	return nil
 }
 
-// recheck ends the session when its grant is no longer good, and sees to it that it is asked again in
-// time. Pushes that were taken before that are still committed and answered.
+// recheck ends the session if its grant is no longer valid, and schedules the next check. Pushes accepted before
+// are still committed and answered.
 func (s *session) recheck(ctx context.Context) {
 	if ctx.Err() != nil || s.closeFrame() != nil {
 		return

@@ -25,8 +25,8 @@ func (s *Server) getBuckets(w http.ResponseWriter, r *http.Request, room string)
 	writeJSON(w, buckets)
 }
 
-// getBucketOps streams the ops of a span in timestamp order, one a line. Where the log fails on the way the
-// answer is cut off.
+// getBucketOps streams the ops of a span in timestamp order, one per line. If the log fails on the way, the
+// response is cut off.
 func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room string) {
 	span, ok := s.readSpan(w, r, room)
 	if !ok {
@@ -65,7 +65,7 @@ func (s *Server) streamSpan(ctx context.Context, room string, span wire.Span, li
 	}
 }
 
-// readSpan is what a request asks about. Where it may not, or asks for what is none, it is answered.
+// readSpan returns the span of a request. It answers the request itself if that is forbidden or malformed.
 func (s *Server) readSpan(w http.ResponseWriter, r *http.Request, room string) (wire.Span, bool) {
 	if !s.mayRead(w, r, room) {
 		return "", false

@@ -16,7 +16,7 @@ import (
 // job is a checked push on its way into the log.
 type job struct {
 	ops []moveop.Op
-	// epoch is the history that the author's cursor belongs to; empty where it has none.
+	// epoch is the history of the author's cursor; empty if it has none.
 	epoch string
 	// done is called exactly once, from the hub's goroutine; it must not block.
 	done func(wire.Applied, error)
@@ -24,8 +24,8 @@ type job struct {
 	traces []trace.Link
 }
 
-// submit hands a job to the committer; it waits where many are ahead. The caller keeps the hub alive
-// until done has been called. Only if submit fails, done is not called.
+// submit hands a job to the committer, and waits if many are ahead. The caller keeps the hub alive until done is
+// called, which happens unless submit fails.
 func (h *hub) submit(ctx context.Context, j *job) error {
 	h.srv.tracing.push(ctx, h.room, j)
 	select {
@@ -68,8 +68,8 @@ func (h *hub) commitGuarded(ctx context.Context, group []*job) {
 	}
 }
 
-// commit applies a group as one batch. A batch is atomic, so where the group is refused each job is
-// applied by itself, and only the guilty one is refused. It answers the jobs in order.
+// commit applies a group as one batch, and answers the jobs in order. A batch is atomic: if the group is refused,
+// each job is applied by itself, so that only the faulty one is refused.
 func (h *hub) commit(ctx context.Context, group []*job, answer func(wire.Applied, error)) {
 	if len(group) > 1 && h.commitTogether(ctx, group, answer) {
 		return
@@ -132,8 +132,8 @@ func (h *hub) apply(ctx context.Context, j *job) (applied wire.Applied, err erro
 	return applied, nil
 }
 
-// write has the store apply a batch, to the history that it returns. A room that is not there is made by it, with
-// the epoch that its sockets were told, unless somebody was first.
+// write has the store apply a batch, and returns the history that it went into. The batch creates a room that does
+// not exist yet, with the epoch that its sockets were told, unless another process was first.
 func (h *hub) write(ctx context.Context, j *job) (applied wire.Applied, history int, err error) {
 	h.mu.Lock()
 	exists, epoch, before, history := h.exists, h.epoch, h.relayed, h.history
@@ -156,8 +156,8 @@ func (h *hub) write(ctx context.Context, j *job) (applied wire.Applied, history 
 	return h.write(ctx, j)
 }
 
-// logged returns a batch that was committed as the log has it now, by what Store.Apply promises; nil where
-// it takes more than that to know: some of it was there already, or corrections came with it.
+// logged returns a committed batch as it is in the log now, which Store.Apply guarantees. It returns nil if that is
+// unknown without reading the log, because there were duplicates or corrections.
 func logged(ops []moveop.Op, applied wire.Applied) []moveop.Op {
 	before := applied.Head - int64(len(ops))
 	as := make([]moveop.Op, len(ops))
@@ -171,9 +171,8 @@ func logged(ops []moveop.Op, applied wire.Applied) []moveop.Op {
 	return as
 }
 
-// relayCommitted takes what was just committed into the tail, without reading it from the log. It reports
-// whether that is where it is now: if another process has committed in between, the tail does not reach up
-// to it.
+// relayCommitted appends the ops just committed to the tail, without reading them from the log, and reports whether
+// it could: if another process has committed in between, the tail ends before them.
 func (h *hub) relayCommitted(ctx context.Context, history int, ops []moveop.Op) bool {
 	if len(ops) == 0 || ops[0].Seq > h.seq()+1 {
 		return false
@@ -184,17 +183,16 @@ func (h *hub) relayCommitted(ctx context.Context, history int, ops []moveop.Op) 
 	return h.seq() >= ops[len(ops)-1].Seq
 }
 
-// commits notes a head that is about to be acknowledged, though it is not relayed yet: whoever asks for
-// the head after an acknowledgement, here or over another socket, is told of at least what was
-// acknowledged.
+// commits notes a head that is about to be acknowledged, though it is not relayed yet, so that anybody who asks for
+// the head after an acknowledgement, even over another socket, gets at least the acknowledged one.
 func (h *hub) commits(head int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.committed = max(h.committed, head)
 }
 
-// foreign refuses a job whose author's cursor belongs to another history: its ops' known means
-// nothing in this one. The author has been sent a resync, and pushes again after it.
+// foreign refuses a job whose author's cursor belongs to another history: the ops' known means nothing in this one.
+// The author has been sent a resync, and pushes again after it.
 func (h *hub) foreign(j *job) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -204,7 +202,7 @@ func (h *hub) foreign(j *job) error {
 	return nil
 }
 
-// answerPush makes the reply to a push out of what became of it.
+// answerPush makes the reply to a push from its outcome.
 func (s *Server) answerPush(id string, applied wire.Applied, err error) wire.Message {
 	if err == nil {
 		s.metrics.pushes.WithLabelValues("ack").Inc()
@@ -219,7 +217,7 @@ func (s *Server) answerPush(id string, applied wire.Applied, err error) wire.Mes
 	return nack
 }
 
-// checkPush checks what can be told without the log, and takes off what only the server sets.
+// checkPush makes the checks that do not need the log, and clears the fields that only the server sets.
 func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
 	if len(ops) == 0 {
 		return wire.NewError(wire.CodeBadRequest, "a push needs at least one op")
@@ -246,9 +244,9 @@ func (s *Server) checkPush(replica moveop.ReplicaID, ops []moveop.Op) error {
 	return nil
 }
 
-// storeError turns a failed store call into what the client is told: a refusal as it is; an unknown
-// room as such. Anything else is logged here: a deadline or a lost database is busy, the rest internal.
-// Of many such faults, which a lost database gives, some are logged.
+// storeError turns the error of a store call into the client's error: refusals and unknown rooms stay as they are, a
+// deadline or a lost database becomes busy, anything else internal. It logs the latter two, but only some if there
+// are many, as when the database is lost.
 func (s *Server) storeError(log logger, doing string, err error) *wire.Error {
 	if refused, ok := errors.AsType[*wire.Error](err); ok {
 		return refused
@@ -291,7 +289,7 @@ func (t *throttle) allow() bool {
 	return true
 }
 
-// logger is the part of slog.Logger that faults are told to.
+// logger is the part of slog.Logger that faults are logged with.
 type logger interface {
 	Error(msg string, args ...any)
 }

@@ -52,7 +52,7 @@ func (h *hub) contested(ctx context.Context, s *session) bool {
 	return false
 }
 
-// challenge has the process that has an older socket of s's replica asked; nil if there is none.
+// challenge has the process with an older socket of s's replica asked; nil if there is none.
 func (h *hub) challenge(s *session) *contest {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -110,8 +110,8 @@ func (c *contest) wait(ctx context.Context, timing Timing) outcome {
 	}
 }
 
-// contestOlder closes sockets whose replica has an older one at a process that has just told of it: the
-// two did not know of each other. The caller holds mu.
+// contestOlder closes sockets whose replica has an older one at a process that has just listed it: the two processes
+// did not know of each other's sockets. The caller holds mu.
 func (h *hub) contestOlder(ctx context.Context, process string) {
 	for replica := range h.away.rosters[process].members {
 		s := h.byReplica[replica]
@@ -126,8 +126,8 @@ func (h *hub) contestOlder(ctx context.Context, process string) {
 	}
 }
 
-// probed answers another process that has a newer socket of a replica: whether the one here is alive. If
-// it is not it makes way. The caller holds mu.
+// probed tells another process with a newer socket of a replica whether the socket here is alive. If it is not, it
+// is closed. The caller holds mu.
 func (h *hub) probed(ctx context.Context, replica moveop.ReplicaID) {
 	s := h.byReplica[replica]
 	if s == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// elsewhere is what a hub knows of the room's sockets at other processes, and has to tell those of its
-// own. Guarded by the hub's mu.
+// elsewhere is a hub's knowledge of the room's sockets at other processes, and its news for those processes. Guarded
+// by the hub's mu.
 type elsewhere struct {
 	rosters  map[string]*roster // by process
 	awaited  map[string]struct{}
@@ -59,8 +59,8 @@ func (h *hub) askAround() {
 	h.srv.cluster.ask(h.room)
 }
 
-// meet waits until the other processes have told who is in the room, for Timing.Answer at most: those
-// who have not told by then are taken for gone until they are heard of.
+// meet waits, at most Timing.Answer, until the other processes have told who is in the room. Those that have not by
+// then are considered gone until they are heard again.
 func (h *hub) meet(ctx context.Context) {
 	h.mu.Lock()
 	met := h.away.met
@@ -101,7 +101,7 @@ func (h *hub) answer() {
 	h.sayAll()
 }
 
-// sayAgain has the next letters hold whatever may have been lost with earlier ones.
+// sayAgain has the next letters repeat everything that may have been lost with earlier ones.
 func (h *hub) sayAgain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -124,7 +124,7 @@ func (h *hub) list() {
 	h.srv.cluster.add(h)
 }
 
-// say takes what there is to be said; ok is false if that is nothing.
+// say takes the news for other processes as a letter; ok is false if there are none.
 func (h *hub) say() (l letter, ok bool) {
 	alone := h.srv.cluster.alone()
 	h.mu.Lock()
@@ -152,7 +152,7 @@ func (h *hub) say() (l letter, ok bool) {
 	return l, ok
 }
 
-// sayOps puts the ops that are news into a letter, if they are few and at hand. The caller holds mu.
+// sayOps puts new ops into a letter, if they are few and in the tail. The caller holds mu.
 func (h *hub) sayOps(l *letter) {
 	if !h.srv.cluster.carriesOps() || h.relayed < l.Head || h.away.spread < h.minSeq {
 		return
@@ -174,8 +174,8 @@ func (h *hub) sayOps(l *letter) {
 	}
 }
 
-// takeOps takes ops that another process has read from the log into the tail. Whatever does not fit to
-// what is known here is left alone: then it takes a look at the log.
+// takeOps appends ops that another process has read from the log to the tail. If they do not fit, it ignores them,
+// and the log is read instead.
 func (h *hub) takeOps(l *letter) {
 	if len(l.Ops) == 0 || !h.srv.cluster.carriesOps() || h.sleeping.Load() {
 		return
@@ -209,8 +209,7 @@ func (h *hub) roster() []member {
 	})
 }
 
-// speak takes the presence that others have not been told of, as far as it may be told now. The caller
-// holds mu.
+// speak takes the presence that other processes do not know yet, as much as may be sent now. The caller holds mu.
 func (h *hub) speak() map[moveop.ReplicaID]json.RawMessage {
 	c, a := h.srv.cluster, &h.away
 	a.speaks = false
@@ -303,8 +302,8 @@ func newRoster(l *letter, limit int) *roster {
 	return r
 }
 
-// setRoster replaces what a process has told; nil for nobody. Presence goes with its replica. The caller
-// holds mu.
+// setRoster replaces the members at a process; nil for nobody. A replica's presence goes with it. The caller holds
+// mu.
 func (h *hub) setRoster(process string, next *roster) {
 	a := &h.away
 	last := a.rosters[process]
@@ -339,7 +338,7 @@ func (r *roster) has(replica moveop.ReplicaID) bool {
 	return ok
 }
 
-// same reports whether sockets would be told the same of both.
+// same reports whether sockets would see no difference between the two.
 func (r *roster) same(other *roster) bool {
 	if r == nil || other == nil || len(r.members) != len(other.members) {
 		return false
@@ -368,7 +367,7 @@ func (h *hub) takePresence(l *letter) {
 	}
 }
 
-// forget drops whom a process has told of: it is gone.
+// forget drops the members at a process that is gone.
 func (h *hub) forget(process string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -379,7 +378,7 @@ func (h *hub) forget(process string) {
 	}
 }
 
-// forgetSilent drops whom those processes have told of that were last heard of before limit.
+// forgetSilent drops the members at processes that were last heard before limit.
 func (h *hub) forgetSilent(limit time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -409,8 +408,8 @@ func (h *hub) clients() []wire.Peer {
 	return slices.CompactFunc(peers, func(a, b wire.Peer) bool { return a.Replica == b.Replica })
 }
 
-// after is a time for a socket that has just come, later than those of its replica's sockets that are
-// known of. The caller holds mu.
+// after returns a time for a new socket that is later than those of all known sockets of its replica. The caller
+// holds mu.
 func (h *hub) after(replica moveop.ReplicaID) int64 {
 	since := time.Now().UnixMicro()
 	for _, r := range h.away.rosters {

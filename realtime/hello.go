@@ -67,7 +67,7 @@ func (s *session) enter(ctx context.Context, msg wire.Hello) error {
 	return nil
 }
 
-// admit takes the token that hello brings, and then the room.
+// admit checks the token of hello, and then enters the room.
 func (s *session) admit(ctx context.Context, token string) (Grant, error) {
 	grant, err := s.srv.authorize(ctx, token, s.at)
 	if err != nil {
@@ -81,8 +81,8 @@ func (s *session) admit(ctx context.Context, token string) (Grant, error) {
 	return grant, nil
 }
 
-// inUse makes the session a member of the room, unless its replica has another live socket there, be it
-// at another process.
+// inUse makes the session a member of the room, unless its replica has another live socket there, at this or another
+// process.
 func (s *session) inUse(ctx context.Context) bool {
 	s.hub.meet(ctx)
 	for {
@@ -103,11 +103,11 @@ func (s *session) inUse(ctx context.Context) bool {
 	return false
 }
 
-// replaced is what a socket is told that makes way for another one of its replica.
+// replaced is the message to a socket that makes way for another one of its replica.
 const replaced = "replaced: no sign of life"
 
-// alive asks the peer for a sign of life. It tells a second process with the same replica, which has
-// to be refused, from the same process after its network broke, whose old socket nobody answers on.
+// alive asks the peer for a sign of life. That distinguishes a second process with the same replica, which must be
+// refused, from the same process after a network failure, whose old socket is dead.
 func (s *session) alive(ctx context.Context) bool {
 	s.proving.Lock() // two who ask would take each other's answer
 	defer s.proving.Unlock()
@@ -168,8 +168,8 @@ func (s *session) lastTimestamp(ctx context.Context) (*moveop.Timestamp, error) 
 	return &last, nil
 }
 
-// prepareWelcome sets the place that the welcome describes. Nothing is sent to the socket until the
-// welcome is queued; what happens in the room from here on is ahead of its place.
+// prepareWelcome sets the place that the welcome describes. Nothing is sent to the socket until the welcome is
+// queued; everything that happens in the room from here on is ahead of its place.
 func (s *session) prepareWelcome(epoch string, seq int64, last *moveop.Timestamp) wire.Welcome {
 	h := s.hub
 	h.mu.Lock()

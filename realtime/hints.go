@@ -1,7 +1,7 @@
 package realtime
 
-// hint hears that the log has reached head. Of a room that did not exist the row has to be read: its
-// epoch is another than the proposed one.
+// hint notes that the log has reached head. If the room did not exist, its row must be read, because its epoch is not
+// the proposed one.
 func (h *hub) hint(head int64) {
 	if h.sleeping.Load() {
 		return
@@ -19,7 +19,7 @@ func (h *hub) hint(head int64) {
 	}
 }
 
-// tell tells the other processes of a commit; with its ops, if they take them, when these have been read.
+// tell tells the other processes of a commit, together with its ops once these have been read, if they accept ops.
 func (h *hub) tell(head int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

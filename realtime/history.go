@@ -8,8 +8,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// poll looks at the room's row, which is how other processes' commits and a replaced history are
-// found, and hands out the head where nothing happened for a while.
+// poll reads the room's row to find other processes' commits and a replaced history, and sends the head if nothing
+// has happened for a while.
 func (h *hub) poll(ctx context.Context) {
 	if h.sleeping.Load() {
 		return
@@ -52,9 +52,8 @@ func (h *hub) refresh(ctx context.Context) (wire.Room, error) {
 	return room, nil
 }
 
-// reach has the room's row read where a cursor is ahead of what is known here, or of another history: another
-// process, or a snapshot, may have told the socket more. Sockets that come together, from a process that has
-// ended, have it read once.
+// reach reads the room's row if a cursor is ahead of the head known here, or of another history: another process, or a
+// snapshot, may know more. Sockets that arrive together, from a process that has ended, share one read.
 func (h *hub) reach(ctx context.Context, epoch string, seq int64) error {
 	for range 2 { // a read that was under way may have begun before what this socket knows was committed
 		if h.reached(epoch, seq) {
@@ -77,8 +76,8 @@ func (h *hub) reached(epoch string, seq int64) bool {
 	return seq <= h.committed && (epoch == "" || epoch == h.epoch)
 }
 
-// adopt takes over what the room's row says. before is what was relayed when the reading began: a
-// head behind that is a history cut short, whatever its epoch says.
+// adopt takes over the room's row. before is the seq relayed when the read began: a head behind it means that the
+// history was cut, whatever the epoch.
 func (h *hub) adopt(room wire.Room, before int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -132,7 +131,7 @@ func (h *hub) known() bool {
 	return h.exists
 }
 
-// mustExist looks again where the room was not there: another process may have made it.
+// mustExist reads the row again if the room did not exist: another process may have created it.
 func (h *hub) mustExist(ctx context.Context) error {
 	if h.known() {
 		return nil

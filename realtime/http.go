@@ -33,8 +33,8 @@ func (s *Server) routes() http.Handler {
 	return s.patient(s.recoverer(s.cfg.Middleware(s.sameOrigin(e))))
 }
 
-// patient gives the peer Timing.Lag to take each part of an answer: whoever asks and does not read would
-// keep the connection, and what it was to be sent, for ever.
+// patient gives the peer Timing.Lag to receive each part of a response: a peer that does not read would otherwise
+// hold the connection and the data for ever.
 func (s *Server) patient(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := &response{ResponseWriter: w, conn: http.NewResponseController(w), patience: s.cfg.Timing.Lag}
@@ -53,7 +53,7 @@ func (r *response) wait() {
 	_ = r.conn.SetWriteDeadline(time.Now().Add(r.patience)) // where somebody else serves there may be none
 }
 
-// responsePart is the most bytes that have one deadline.
+// responsePart is the maximum number of bytes under one deadline.
 const responsePart = 64 << 10
 
 func (r *response) Write(p []byte) (written int, err error) {
@@ -155,8 +155,8 @@ func (s *Server) recoverer(next http.Handler) http.Handler {
 	})
 }
 
-// sameOrigin refuses what a browser sends for a page of another site: upgrades, which browsers do not
-// hold back by themselves, and simple posts, which reach a service without a token too.
+// sameOrigin refuses requests that a browser sends for a page of another site: upgrades, which browsers do not block
+// themselves, and simple posts, which reach a service without authentication too.
 func (s *Server) sameOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.originAllowed(r) {
@@ -227,8 +227,8 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// serveSocket upgrades the request and serves the session in a goroutine of its own: once the handler
-// has returned, net/http lets go of the request, of its buffers and of a stack that has grown.
+// serveSocket upgrades the request and serves the session in a goroutine of its own: once the handler has returned,
+// net/http frees the request, its buffers and a stack that has grown.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string) {
 	session, release := s.openSocket(w, r, room)
 	if session == nil {
@@ -241,7 +241,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, room string
 	})
 }
 
-// openSocket returns the session of an upgraded request, or nil where it has answered that there is none.
+// openSocket returns the session of an upgraded request, or nil after answering the request with an error.
 func (s *Server) openSocket(w http.ResponseWriter, r *http.Request, room string) (opened *session, release func()) {
 	var releases []func()
 	releaseAll := func() {
@@ -344,7 +344,7 @@ func (s *Server) upgrader(codec wire.Codec) *websocket.Upgrader {
 // fail answers with the status of the error's code.
 func fail(w http.ResponseWriter, e *wire.Error) { wire.WriteError(w, e.Code.HTTPStatus(), e) }
 
-// failRoom is fail for errors about a room, of which unknown and invisible ones are 404 alike.
+// failRoom is fail for errors about a room: unknown and invisible rooms are both 404.
 func failRoom(w http.ResponseWriter, err error) {
 	e := wire.AsError(err)
 	if e.Code == wire.CodeForbidden {

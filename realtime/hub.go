@@ -18,8 +18,8 @@ import (
 
 // hub is a room in use: who is in it, the tail of its log, and the two goroutines that feed them.
 //
-// A room that does not exist yet has a hub too, with a proposed epoch. The first push makes the room
-// with it; where another process was first with another epoch, all sockets get a resync.
+// A room that does not exist yet has a hub too, with a proposed epoch. The first push creates the room with it; if
+// another process was first with another epoch, all sockets get a resync.
 type hub struct {
 	srv  *Server
 	room string
@@ -114,8 +114,7 @@ func (h *hub) load(ctx context.Context) error {
 	return nil
 }
 
-// start runs the goroutines until the hub ends, not until the request that happened to be
-// first ends.
+// start runs the goroutines until the hub ends, not just until the first request ends.
 func (h *hub) start(ctx context.Context) {
 	ctx, h.abort = context.WithCancel(context.WithoutCancel(ctx))
 	h.srv.metrics.rooms.Inc()
@@ -126,7 +125,7 @@ func (h *hub) start(ctx context.Context) {
 	h.srv.running.Go(func() { h.commitLoop(ctx) })
 }
 
-// end is called when nobody uses the hub any more, and nobody will.
+// end is called when nobody uses the hub, and nobody will again.
 func (h *hub) end() {
 	close(h.quit)
 	h.cancel()
@@ -198,7 +197,7 @@ func (h *hub) nextPoll() time.Duration {
 	return min(timing.HintedPoll, max(timing.Poll, timing.Head-time.Since(h.lastSent)))
 }
 
-// wakeAll has every socket look at what there is for it. The caller holds mu.
+// wakeAll has every socket check for something to send. The caller holds mu.
 func (h *hub) wakeAll() {
 	for s := range h.members {
 		signal(s.wake)

@@ -7,8 +7,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// letter is what a process tells others at one time, in a room or (Asks, Bye) about no one room. Unknown
-// fields are ignored, so that processes of two versions can serve one database.
+// letter is a message of a process to others, about one room or (Asks, Bye) about none in particular. Unknown fields
+// are ignored, so that processes of two versions can serve one database.
 type letter struct {
 	From string   `json:"from"`           // the process
 	Asks []string `json:"asks,omitempty"` // rooms of which everybody is to tell who is there
@@ -27,15 +27,15 @@ type letter struct {
 	// Whole says that this is an answer: Presence, here and in what follows, is of everybody.
 	Whole bool `json:"whole,omitempty"`
 
-	// Probes are replicas, at other processes, of which a second socket has come here; Alive are those
-	// whose socket here gave a sign of life when it was probed.
+	// Probes are replicas at other processes that have opened a second socket here; Alive are those whose socket
+	// here answered a probe.
 	Probes []moveop.ReplicaID `json:"probes,omitempty"`
 	Alive  []moveop.ReplicaID `json:"alive,omitempty"`
 
 	Presence map[moveop.ReplicaID]json.RawMessage `json:"presence,omitempty"`
 }
 
-// member is a socket in a room, as other processes are told of it.
+// member is a socket in a room, as described to other processes.
 type member struct {
 	Replica moveop.ReplicaID `json:"replica"`
 	Name    string           `json:"name,omitempty"`

@@ -20,8 +20,7 @@ type sockets struct {
 	from map[origin]int
 }
 
-// origin is whom sockets are counted for: a network or a user. The zero origin is nobody, who is not
-// limited.
+// origin is the network or user that a socket counts for. The zero origin is not limited.
 type origin struct {
 	network netip.Prefix
 	user    string
@@ -96,9 +95,9 @@ func (s *session) takeUser(user string) *wire.Error {
 	return nil
 }
 
-// network is where a request comes from, as sockets are counted: an IPv4 address, or the /64 of an IPv6
-// one, of which a single host has as many as it likes. It is invalid, for not counted, for this machine's
-// own: there a proxy is, or a tool of the operator's.
+// network is the source of a request, for counting sockets: an IPv4 address, or the /64 of an IPv6 address, because a
+// single host can use a whole /64. It is invalid, that is not counted, for this machine's own addresses, which a
+// proxy or a tool of the operator uses.
 func (s *Server) network(r *http.Request) netip.Prefix {
 	addr := s.clientAddr(r)
 	if !addr.IsValid() || addr.IsLoopback() {
@@ -149,8 +148,8 @@ func (s *Server) trusted(addr netip.Addr) bool {
 	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// allowance is what a connection may still push: it grows by rate ops a second up to what a second
-// gives, and may be overdrawn by one batch.
+// allowance is a token bucket: the number of ops that a connection may still push. It grows by rate per second, holds
+// at most one second's worth, and may be overdrawn by one batch.
 type allowance struct {
 	mu   sync.Mutex // guards what follows
 	rate float64
@@ -181,8 +180,8 @@ func (a *allowance) spend(n int) {
 	a.left -= float64(n)
 }
 
-// slowDown holds the reader back while the connection has pushed more, or said more else, than it may. What comes is
-// taken as it comes and the peer has to wait with the next, so nothing is refused, lost or out of order.
+// slowDown delays the reader while the connection has overdrawn its allowance of ops or messages. Nothing is refused,
+// lost or reordered: the peer must wait to send more.
 func (s *session) slowDown(ctx context.Context) error {
 	wait, limit := s.allowance.overdrawn(), "ops_per_second"
 	if longer := s.messages.overdrawn(); longer > wait {
@@ -209,9 +208,9 @@ func (s *session) slowDown(ctx context.Context) error {
 // allowanceKey finds a connection's allowance in the context of its requests.
 type allowanceKey struct{}
 
-// spendOn has a connection pay for a push of n ops by a request: one that is overdrawn waits first, for no
-// longer than MaxOps take, since its requests come one by one. Behind a Handler that somebody else serves
-// there is no telling connections apart.
+// spendOn charges a push of n ops by a request to its connection. If that is overdrawn, the request waits first, for
+// no longer than MaxOps take, since the requests of a connection come one by one. Behind a Handler that somebody else
+// serves, connections cannot be told apart.
 func (s *Server) spendOn(ctx context.Context, n int) error {
 	a, ok := ctx.Value(allowanceKey{}).(*allowance)
 	if !ok {

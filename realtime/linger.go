@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Sockets leave together (a proxy restarts, a network breaks) and come back together. So the hub of a
-// room that exists lingers after its last user, with the tail that they will ask for. It sleeps
-// meanwhile: it reads nothing and its tail does not grow; whoever comes first has it look once for all.
+// Sockets leave together (a proxy restarts, a network breaks) and come back together. So the hub of an existing room
+// lingers after its last user, with the tail that they will need. It sleeps meanwhile: it reads nothing and its tail
+// does not grow. The first to come back has it read the room's row once for all.
 
-// retire lets a hub without users linger, and returns the hubs that have to end now, of which it may be
-// one. The caller holds mu.
+// retire lets a hub without users linger, and returns the hubs that must end now, perhaps including this one. The
+// caller holds mu.
 func (s *Server) retire(h *hub) (ending []*hub) {
 	size, exists := h.size()
 	if s.draining || !exists || s.cfg.Timing.Linger < 0 {
@@ -118,9 +118,9 @@ func (h *hub) freshen(ctx context.Context) error {
 	return nil
 }
 
-// backfill has the tail reach back to a cursor that is a little behind it, by one read for all sockets
-// that are: after a restart they all ask for about the same. It reports whether it does now; where it
-// does not, the socket has to read for itself.
+// backfill extends the tail back to a cursor that is a little behind it, by one read for all such sockets: after a
+// restart they all need about the same ops. It reports whether the tail has them now; if not, the socket must read
+// for itself.
 func (h *hub) backfill(ctx context.Context, cursor int64) bool {
 	_, err, _ := h.fills.Do("", func() (any, error) { return nil, h.fill(ctx, cursor) })
 	if err != nil {

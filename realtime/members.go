@@ -28,7 +28,7 @@ func (h *hub) join(s *session) (older *session) {
 	return nil
 }
 
-// leave may be called again, and for a session that never joined.
+// leave may be called repeatedly, and for a session that never joined.
 func (h *hub) leave(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -44,7 +44,7 @@ func (h *hub) leave(s *session) {
 	}
 }
 
-// membersChanged has the list of members told, here and elsewhere. The caller holds mu.
+// membersChanged has the list of members sent, here and to other processes. The caller holds mu.
 func (h *hub) membersChanged() {
 	h.peers.changed, h.away.changed = true, true
 	signal(h.stir)

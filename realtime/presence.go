@@ -10,9 +10,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// presence is the latest ephemeral state of each replica of a room, guarded by the hub's mu. Changes
-// are numbered; a socket remembers up to which number it has been told, so nothing is queued for it
-// and it is told the latest state only.
+// presence is the latest ephemeral state of each replica of a room, guarded by the hub's mu. Changes are numbered; a
+// socket remembers the number of the last one sent to it, so nothing is queued and it gets only the latest state.
 type presence struct {
 	entries   map[moveop.ReplicaID]*presenceEntry
 	changes   int64 // the newest change
@@ -51,8 +50,8 @@ func (p *presence) set(replica moveop.ReplicaID, process string, state json.RawM
 	e.state, e.process, e.change, e.at = state, process, p.changes, time.Now()
 }
 
-// publish lets sockets see what has changed, and forgets who is gone for so long that everybody has
-// been told or was closed for being slow. It reports whether there is anything new.
+// publish lets sockets see the changes, and drops replicas that are gone for so long that every socket has been told
+// or was closed for being slow. It reports whether there is anything new.
 func (p *presence) publish(forget time.Duration) bool {
 	for replica, e := range p.entries {
 		if e.state == nil && e.change <= p.published && time.Since(e.at) > forget {

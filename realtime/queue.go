@@ -4,10 +4,9 @@ import "github.com/canopysync/canopy/moveop"
 
 // queue is the jobs that wait for the next transaction, in the order in which they came.
 //
-// A transaction is as long as its batch, and whoever pushes meanwhile waits for its end. So that those
-// who type do not wait for one another's uploads, large jobs and small ones take turns: an upload adds
-// the time of one large job to what the others wait for, however many large ones there are. Jobs of one
-// replica stay in order.
+// A transaction takes as long as its batch is large, and other pushes wait for its end. So that people who type do not
+// wait for uploads, large and small jobs take turns: uploads delay the others by the time of one large job, however
+// many there are. Jobs of one replica stay in order.
 type queue struct {
 	waiting []*job
 	most    int  // ops of a group
@@ -45,8 +44,8 @@ func (q *queue) next() []*job {
 	return group
 }
 
-// take takes out the jobs of one size that can go together: those that no other one of their replica is
-// to go before, as far as they fit.
+// take takes out the jobs of one size that can go together, as many as fit: those before which no other job of their
+// replica must go.
 func (q *queue) take() (group []*job) {
 	most := q.most
 	if q.large {

@@ -9,7 +9,7 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// relay takes what was committed since the last time into the tail and wakes the sockets.
+// relay appends the ops committed since the last time to the tail and wakes the sockets.
 func (h *hub) relay(ctx context.Context) {
 	ctx, end := h.srv.tracing.relay(ctx, h)
 	defer end()
@@ -45,8 +45,8 @@ func compacted(err error) bool {
 	return ok && refused.Code == wire.CodeCompacted
 }
 
-// skip goes on behind ops that were folded before they were relayed from here. Whoever has not got them
-// by then finds out from the log that it has to take a snapshot. It reports whether that was the case.
+// skip continues after ops that were folded before they were relayed from here, and reports whether that was the case.
+// A socket that has not got them finds out from the log that it needs a snapshot.
 func (h *hub) skip(ctx context.Context, after int64) bool {
 	if _, err := h.refresh(ctx); err != nil {
 		return false
@@ -69,14 +69,14 @@ func (h *hub) readOps(ctx context.Context, after int64, limit int) ([]moveop.Op,
 	return h.srv.cfg.Store.OpsAfter(ctx, h.room, after, limit)
 }
 
-// position is up to where a history was relayed, and which one that is.
+// position is a history and the seq up to which it was relayed.
 func (h *hub) position() (seq int64, history int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.relayed, h.history
 }
 
-// extend takes ops that were read of a history into the tail, unless another one was adopted in between.
+// extend appends ops read from a history to the tail, unless another history was adopted in between.
 func (h *hub) extend(history int, ops []moveop.Op) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -85,8 +85,8 @@ func (h *hub) extend(history int, ops []moveop.Op) {
 	}
 }
 
-// take puts those ops into the tail that come right after what is there, and returns how many these are.
-// Others may have come meanwhile, from another process. The caller holds mu.
+// take appends those of the ops that directly follow the tail, and returns their number. Others may have arrived
+// meanwhile from another process. The caller holds mu.
 func (h *hub) take(ops []moveop.Op) (taken int) {
 	for len(ops) > 0 && ops[0].Seq <= h.relayed {
 		ops = ops[1:]

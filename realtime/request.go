@@ -15,7 +15,7 @@ const requestHeader = "X-Request-Id"
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// request is what every line of the log about a request says of it.
+// request is the part of a request that every log line about it includes.
 type request struct{ id, room string }
 
 type requestKey struct{}
@@ -38,8 +38,8 @@ func (s *Server) logOf(ctx context.Context) *slog.Logger {
 	return s.cfg.Logger
 }
 
-// reading has a request read from the store, in its turn: those of which so many come that the database is busy with
-// nothing else have to leave it, and its connections, to those who push.
+// reading runs a request's read of the store when it is its turn: however many such requests arrive, they must leave
+// the database and its connections to pushes.
 func reading[T any](ctx context.Context, s *Server, read func(context.Context) (T, error)) (result T, err error) {
 	ctx, cancel := s.storeContext(ctx)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// mayRead answers the request itself where the token does not allow reading the room.
+// mayRead answers the request itself if the token does not allow reading the room.
 func (s *Server) mayRead(w http.ResponseWriter, r *http.Request, room string) bool {
 	grant, err := s.authorize(r.Context(), bearer(r), room)
 	if err == nil && !grant.Read {
@@ -81,8 +81,8 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request, room string, re
 	writeJSON(w, page)
 }
 
-// getOps streams a page of the log. The range is fixed by the head at the beginning, so the header
-// line can be exact; where the log fails on the way the answer is cut off.
+// getOps streams a page of the log. The head at the beginning fixes its range, so the header line is exact. If the log
+// fails on the way, the response is cut off.
 func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 	if !s.mayRead(w, r, room) {
 		return
@@ -255,7 +255,7 @@ func parseQuery(r *http.Request) (query, error) {
 	return query{Values: values}, nil
 }
 
-// node reads a node id; Root where it is missing.
+// node reads a node id; Root if it is missing.
 func (q *query) node(name string) moveop.NodeID {
 	text := q.Get(name)
 	if text == "" {

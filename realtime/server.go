@@ -150,8 +150,8 @@ func (s *Server) drain(ctx context.Context, srv *http.Server) error {
 	return nil
 }
 
-// closeInWaves closes sockets so many at a time, because they will come back as they went, to a
-// server that has to take them all in. It takes half of Timing.Drain at most.
+// closeInWaves closes a few sockets at a time, because they will come back at the same pace, to a server that must
+// accept them all. It takes half of Timing.Drain at most.
 func (s *Server) closeInWaves(ctx context.Context, open []*session) {
 	size := s.cfg.Limits.Wave
 	waves := time.Duration(len(open)/size + 1)
@@ -168,7 +168,7 @@ func (s *Server) closeInWaves(ctx context.Context, open []*session) {
 	}
 }
 
-// restart closes a session with the delay after which to come back, which is another for each.
+// restart closes a session with the delay after which to come back, a different one for each.
 func (s *Server) restart(session *session) {
 	delay := s.cfg.Timing.Restart
 	session.close(wire.CloseRestart, wire.RestartReason(delay+rand.N(delay)))
@@ -227,8 +227,7 @@ func (s *Server) release(h *hub) {
 	}
 }
 
-// connections counts the members of a room. If there may be some that this process does not know of, it
-// asks the others.
+// connections counts the members of a room. It asks other processes if there may be members unknown to this one.
 func (s *Server) connections(ctx context.Context, room string) int64 {
 	h := s.hub(room)
 	if h == nil {

@@ -18,13 +18,12 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// session is one socket. Its reader (serve) takes messages in; its writer (write) alone sends data, each in a
-// goroutine of its own. They meet in the fields under mu and, for what the room has for
-// the socket, in place, under the hub's mu.
+// session is one socket. Its reader (serve) receives messages; only its writer (write) sends data. Each has a
+// goroutine of its own. They share the fields under mu and, for the room's data, place, under the hub's mu.
 //
-// A session ends in one way: close gives a close code, the writer flushes what is owed (replies to
-// pushes in flight too) and sends it, and the reader, which meanwhile throws away what comes in, ends
-// when the peer has answered or its time is up. A broken connection just ends both.
+// A session ends in one way: close sets a close code; the writer sends all outstanding replies, also to pushes in
+// flight, and then the code; the reader meanwhile discards input, and ends when the peer has answered or its time is
+// up. A broken connection just ends both.
 type session struct {
 	srv   *Server
 	at    string // the room's name
@@ -47,7 +46,7 @@ type session struct {
 	allowance *allowance // of ops
 	messages  *allowance // of frames that are no pushes, pings and pongs too
 
-	inside atomic.Bool   // it has the room's hub: nothing is spent on a room for those who have shown no token
+	inside atomic.Bool   // it has the room's hub, which nobody gets without showing a token
 	wake   chan struct{} // there may be something to write
 	room   chan struct{} // there may be room for more replies
 	probes chan struct{} // a pong came
@@ -67,7 +66,7 @@ type session struct {
 	closing  *closeFrame
 }
 
-// place is where a socket stands in its room. The socket is sent what is ahead of it.
+// place is a socket's position in its room. The socket is sent everything ahead of it.
 type place struct {
 	greeted    bool // welcome is on its way; nothing may overtake it
 	synced     bool // the cursor is good; otherwise no ops are sent until hello or pull
@@ -192,8 +191,8 @@ func (s *session) read(ctx context.Context) {
 	}
 }
 
-// handleApart handles a frame on a stack of its own. Hello goes as deep as the database; the reader's
-// stack would stay that large for as long as the socket is open, which for most sockets is idle.
+// handleApart handles a frame on a stack of its own. Hello calls down to the database, and the reader's stack would
+// stay that large for as long as the socket is open, though most sockets are idle.
 func (s *session) handleApart(ctx context.Context, data []byte) {
 	done := make(chan struct{})
 	go func() {
@@ -205,8 +204,8 @@ func (s *session) handleApart(ctx context.Context, data []byte) {
 	<-done
 }
 
-// readFailed tells a frame that is too large, after which the connection has to be read to its end
-// for the close frame to reach the peer, from an end or a silence.
+// readFailed distinguishes a frame that is too large from the end of the connection or a silent peer. After such a
+// frame, the connection must be read to its end for the close frame to reach the peer.
 func (s *session) readFailed(err error) {
 	if !errors.Is(err, websocket.ErrReadLimit) {
 		return
@@ -226,8 +225,8 @@ func discard(conn net.Conn) {
 	}
 }
 
-// awaitRoom holds the reader back while the peer has not taken its replies or too many of its pushes
-// are in flight. A peer that never takes them is cut off by the writer's deadline.
+// awaitRoom delays the reader while too many replies are unsent or too many pushes in flight. A peer that never
+// receives its replies is cut off by the writer's deadline.
 func (s *session) awaitRoom(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -305,7 +304,7 @@ func (s *session) push(ctx context.Context, push wire.Push) {
 	}
 }
 
-// answerTo takes the next place among the answers, and returns what fills it: pushes are answered in
+// answerTo reserves the next place among the answers, and returns the function that fills it: pushes are answered in
 // order, though some are refused at once while others are with the store.
 func (s *session) answerTo(id string) func(applied wire.Applied, err error) {
 	a := &answer{}
@@ -327,7 +326,7 @@ func (s *session) answerTo(id string) func(applied wire.Applied, err error) {
 	}
 }
 
-// mayPush returns the history that the socket's ops belong to.
+// mayPush returns the epoch of the socket's ops, or an error if it may not push.
 func (s *session) mayPush() (epoch string, err error) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
@@ -340,9 +339,8 @@ func (s *session) mayPush() (epoch string, err error) {
 	return s.place.epoch, nil
 }
 
-// begin counts a push in flight, for whose answer the close frame waits. It reports false once the
-// session is closing, when the frame may be gone already: a push taken then would be committed, but
-// its ack never sent.
+// begin counts a push in flight; the close frame waits for its answer. It reports false once the session is closing:
+// the close frame may have been sent, so a push accepted then would be committed but never acknowledged.
 func (s *session) begin() (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -396,7 +394,7 @@ func (s *session) presence(msg wire.Presence) {
 	}
 }
 
-// pingSockets is how many sockets the answer to a ping may list for as much as another message costs.
+// pingSockets is the number of sockets listed in the answer to a ping that cost as much as one message.
 const pingSockets = 10
 
 func (s *session) ping() {
@@ -409,8 +407,8 @@ func (s *session) ping() {
 	s.reply(peers)
 }
 
-// auth takes a fresh token; one that does not allow being here ends the session. Where that cannot be
-// told now, the token at hand goes on.
+// auth accepts a fresh token. A token that does not allow being here ends the session. If that cannot be determined
+// now, the current token stays.
 func (s *session) auth(ctx context.Context, msg wire.Auth) {
 	grant, err := s.hub.admit(ctx, msg.Token)
 	if err != nil {
@@ -428,7 +426,7 @@ func (s *session) auth(ctx context.Context, msg wire.Auth) {
 	s.recheck(ctx)
 }
 
-// turnAway says why and closes with the code that goes with it.
+// turnAway sends the error and closes with the code for it.
 func (s *session) turnAway(err error) {
 	e := wire.AsError(err)
 	s.refuse(e)
@@ -448,7 +446,7 @@ func (s *session) turnAway(err error) {
 
 func (s *session) refuse(e *wire.Error) { s.reply(e) }
 
-// encode returns the frame of a reply. Where there is none the session is over, and it is nil.
+// encode returns the frame of a reply, or closes the session and returns nil if it cannot be encoded.
 func (s *session) encode(msg wire.Message) []byte {
 	data, err := s.codec.Encode(msg)
 	if err != nil {
@@ -459,7 +457,7 @@ func (s *session) encode(msg wire.Message) []byte {
 	return data
 }
 
-// reply queues an answer. What can be queued is bounded by what is taken in: see awaitRoom.
+// reply queues an answer. The queue is bounded because input is: see awaitRoom.
 func (s *session) reply(msg wire.Message) {
 	data := s.encode(msg)
 	if data == nil {
@@ -472,8 +470,8 @@ func (s *session) reply(msg wire.Message) {
 	signal(s.wake)
 }
 
-// close ends the session with a close code; only the first one counts. A frame that is just being
-// written has to be taken within Timing.Close from now on.
+// close ends the session with a close code; only the first one counts. The peer must receive a frame under way within
+// Timing.Close from now on.
 func (s *session) close(code int, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -507,13 +505,13 @@ func (s *session) quietFor() time.Duration {
 	return time.Since(s.srv.started) - time.Duration(s.heard.Load())
 }
 
-// goIn gives the session its room.
+// goIn takes the session into its room.
 func (s *session) goIn(h *hub) {
 	s.hub = h
 	s.inside.Store(true)
 }
 
-// goOut lets go of it.
+// goOut takes it out again.
 func (s *session) goOut() {
 	if s.inside.Load() {
 		s.srv.release(s.hub)

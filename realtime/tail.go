@@ -78,11 +78,11 @@ func (f *opsFrame) after(cursor int64) *opsFrame {
 	return newOpsFrame(f.ops[cursor-f.from+1:])
 }
 
-// opBytes is the most that an op takes in either form: 36 bytes for each of four ids, two numbers,
-// the names of the fields, and a key of which every byte needs an escape.
+// opBytes is the maximum size of an op in either form: 36 bytes for each of four ids, two numbers, the names of the
+// fields, and a key whose every byte needs an escape.
 func opBytes(value, key int) int { return value + 6*key + 512 }
 
-// envelope is what a frame of ops has besides them: the names of its fields and two numbers.
+// envelope is the size of a frame of ops without them: the names of its fields and two numbers.
 const envelope = 96
 
 func opSize(op *moveop.Op) int { return opBytes(len(op.Value), len(op.Key)+len(op.OrderKey)) }
@@ -165,9 +165,8 @@ func (t *tail) after(cursor int64) *opsFrame {
 	return t.frames[i].after(cursor)
 }
 
-// together is after with as much of what follows as fits into one frame, for a socket that catches up:
-// a frame costs its receiver a transaction, and the tail of a room that people write in has one for
-// each of their pushes.
+// together is after, joined with as many of the following frames as fit into one, for a socket that catches up: each
+// frame costs its receiver a transaction, and the tail of a busy room has one per push.
 func (t *tail) together(cursor int64, maxOps int, maxBytes int64) *opsFrame {
 	i := t.find(cursor)
 	if i < 0 {

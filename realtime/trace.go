@@ -16,7 +16,7 @@ import (
 //   - canopy.push, from when it is handed to the committer until it is answered,
 //   - canopy.apply below it, for the transaction; of pushes that go into one together, it is below the first
 //     and linked to the others,
-//   - canopy.relay below that, until what was committed is where all sockets of the room take it from.
+//   - canopy.relay below that, until the ops are in the tail, from which all sockets of the room get them.
 //
 // Without a provider there are no spans, and nothing is spent on them.
 type tracing struct{ tracer trace.Tracer }
@@ -31,7 +31,7 @@ func newTracing(provider trace.TracerProvider) tracing {
 	return tracing{provider.Tracer("github.com/canopysync/canopy/realtime")}
 }
 
-// arrived puts a push into the trace that it names in its message, if it does.
+// arrived puts a push into the trace that its message names, if any.
 func (t tracing) arrived(ctx context.Context, push wire.Push) context.Context {
 	if t.tracer == nil || push.TraceParent == "" {
 		return ctx
@@ -71,7 +71,7 @@ func (t tracing) below(ctx context.Context, name string, above []trace.Link) (co
 	return t.tracer.Start(ctx, name, trace.WithLinks(above[1:]...))
 }
 
-// committed has the next relay belong to the transaction that ctx is of.
+// committed links the next relay to the transaction of ctx.
 func (t tracing) committed(ctx context.Context, h *hub) {
 	if t.tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return

@@ -30,13 +30,13 @@ type Transport interface {
 	CarriesOps() bool
 }
 
-// cluster is the server's side of its transport: it knows which other processes there are, sends what
-// hubs have to say, and hands them what others say.
+// cluster is the server's side of its transport: it knows the other processes, sends the hubs' letters, and hands the
+// others' letters to the hubs.
 //
-// Nothing is queued. What is to be said is in the hubs, as marks and latest states; the sender comes by
-// when the last batch is on its way. So a slow transport makes batches fuller, not more.
+// Nothing is queued. The hubs keep their news as marks and latest states; the sender collects them when the last batch
+// is on its way. So a slow transport makes batches fuller, not more.
 //
-// Processes that are silent for three heartbeats are gone, and so is everybody whom they told of.
+// Processes that are silent for three heartbeats are gone, and so are all their members.
 type cluster struct {
 	srv       *Server
 	transport Transport // nil: there is none, and nothing of this happens
@@ -93,9 +93,9 @@ func (c *cluster) start(ctx context.Context) (stop func()) {
 	}
 }
 
-// live changes how often rooms are polled. Either way each is polled soon: for what was committed while
-// messages did not come through, or no longer did. Who came and went meanwhile has to be asked, and told: those
-// who could be heard before we could have asked in vain.
+// live changes how often rooms are polled. Either way each is polled soon, to find commits made while messages did not
+// arrive. Members must be asked for, and told, again: processes that could hear before we could may have asked us in
+// vain.
 func (c *cluster) live(live bool) {
 	c.srv.hinted.Store(live)
 	c.srv.metrics.hintsLive.Set(0)
@@ -136,8 +136,7 @@ func (c *cluster) send(ctx context.Context) {
 	}
 }
 
-// beat gives a sign of life, for the process and for each room with somebody in it, and forgets those
-// who have given none.
+// beat sends a heartbeat, for the process and for each room with members, and forgets processes that sent none.
 func (c *cluster) beat() {
 	c.greet()
 	hubs := c.srv.allHubs()
@@ -176,8 +175,8 @@ func (c *cluster) sendBatch(ctx context.Context) bool {
 	return true
 }
 
-// sendFailed has hubs say again what did not get through. It is no failure where ctx has ended, which is how
-// stopping breaks off the batch that is under way.
+// sendFailed has hubs repeat a batch that did not get through. If ctx has ended it is no failure: stopping cuts off the
+// batch under way.
 func (c *cluster) sendFailed(ctx context.Context, hubs []*hub, err error) {
 	if ctx.Err() == nil {
 		c.srv.metrics.transportFails.Inc()
@@ -191,7 +190,7 @@ func (c *cluster) sendFailed(ctx context.Context, hubs []*hub, err error) {
 	}
 }
 
-// gather takes what there is to say, until it is enough for one batch.
+// gather collects letters, up to one batch.
 func (c *cluster) gather() (batch map[string][]byte, hubs []*hub) {
 	c.mu.Lock()
 	due := c.due
@@ -220,8 +219,7 @@ func (c *cluster) gather() (batch map[string][]byte, hubs []*hub) {
 	return batch, hubs
 }
 
-// gatherOwn takes what is said to all processes, and about rooms that are not in use here. The caller
-// holds mu.
+// gatherOwn collects letters to all processes, and about rooms that are not in use here. The caller holds mu.
 func (c *cluster) gatherOwn() map[string][]byte {
 	batch := map[string][]byte{}
 	l := letter{From: c.id}
@@ -301,7 +299,7 @@ func (c *cluster) nobodyIn(room string) {
 	}
 }
 
-// others lists the processes that may have something to say, none where it would not be heard.
+// others lists the processes that may answer, none if the answer would not be heard.
 func (c *cluster) others() map[string]struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// write sends what there is for the socket until the session closes: replies first, then what its
-// room has for it. Nothing waits for the socket: what is ahead of it stays where it is.
+// write sends to the socket until the session closes: replies first, then the room's data. Nothing waits for the
+// socket: data ahead of its place stays where it is.
 func (s *session) write(ctx context.Context) {
 	ping := time.NewTicker(s.srv.cfg.Timing.Ping)
 	defer ping.Stop()
@@ -96,8 +96,8 @@ func (w *writer) nextReply() []byte {
 	return data
 }
 
-// send writes one frame. A frame cut off in the middle leaves nothing to be said on the connection,
-// so that deadline is generous; a peer that took too long is told so.
+// send writes one frame. After a frame cut off in the middle nothing more can be sent on the connection, so the
+// deadline is generous; a peer that was too slow is told so.
 func (w *writer) send(kind string, size int, write func() error) error {
 	begin := time.Now()
 	lag, deadline := w.srv.cfg.Timing.Lag, begin.Add(2*w.srv.cfg.Timing.Lag)
@@ -151,11 +151,11 @@ func (w *writer) closeIfDone() bool {
 	return true
 }
 
-// clip shortens a reason to what fits into a close frame, which has to be UTF-8.
+// clip shortens a reason to fit into a close frame, as valid UTF-8.
 func clip(reason string) string { return strings.ToValidUTF8(reason[:min(len(reason), 123)], "") }
 
-// next returns the next frame that the room has for a socket; behind is set where the op right after
-// the socket's cursor is no longer in the tail and has to be read from the log.
+// next returns the room's next frame for a socket; behind is set if the op right after the socket's cursor is no
+// longer in the tail and must be read from the log.
 func (h *hub) next(s *session) (f *frame, behind bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -208,8 +208,8 @@ func (h *hub) wasLive(s *session) bool {
 	return s.place.wasLive
 }
 
-// catchUp reads the ops right after the socket's cursor from the log. It returns nil where they are in
-// the tail now, and where that did not work; then the cursor is as it was, or the socket has been told.
+// catchUp reads the ops right after the socket's cursor from the log. It returns nil if they are in the tail now, and
+// if it failed; then the cursor is unchanged, or the socket has been told.
 func (w *writer) catchUp(ctx context.Context) *frame {
 	w.hub.mu.Lock()
 	at := w.place
@@ -257,8 +257,8 @@ func (h *hub) advance(s *session, generation int, to int64) bool {
 	return true
 }
 
-// lost finds out why the log does not have what a cursor should be able to see: history was folded
-// away or replaced. If neither, the log is damaged and the socket cannot be served.
+// lost finds out why the log does not have the ops after a cursor: history was folded or replaced. If neither, the log
+// is damaged and the socket cannot be served.
 func (w *writer) lost(ctx context.Context, cursor int64) {
 	if _, err := w.hub.refresh(ctx); err != nil {
 		w.pause(ctx)

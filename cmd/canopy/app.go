@@ -11,14 +11,14 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Env is what a command has of the world around it.
+// Env is a command's environment.
 type Env struct {
 	Stdin  io.Reader
 	Stdout io.Writer // results
 	Stderr io.Writer // everything else: logs, progress, errors
 	// LookupEnv reads the environment.
 	LookupEnv func(name string) (value string, ok bool)
-	// Terminal is set where a person watches Stderr.
+	// Terminal is set if Stderr is a terminal.
 	Terminal bool
 }
 
@@ -83,8 +83,8 @@ func run(ctx context.Context, env *Env, args []string) (code int) {
 	return report(ctx, env, err)
 }
 
-// output is where results go. It remembers that they did not, so that those who write a text for people piece by
-// piece need not look each time.
+// output receives results. It keeps the first error, so that code which prints text piece by piece need not check each
+// time.
 type output struct {
 	to io.Writer
 
@@ -143,7 +143,7 @@ func (g *grammar) configPath(env *Env) string {
 	return path
 }
 
-// BeforeResolve says where flags that are not given have their values from: of the last source that knows one.
+// BeforeResolve sets the sources of flags that are not given: the last source that has a value wins.
 func (g *grammar) BeforeResolve(parsed *kong.Context, env *Env) error {
 	for _, trace := range parsed.Path {
 		if trace.Flag != nil && trace.Flag.Name == "config" {

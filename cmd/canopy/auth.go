@@ -12,20 +12,20 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// keyFlags say with which keys a token may be signed.
+// keyFlags select the keys to verify tokens with.
 type keyFlags struct {
 	AuthKeyFile []string `envar:"CANOPY_AUTH_KEY_FILE" placeholder:"FILE" help:"Accept tokens signed with a key in this file: PEM, a JWK or a JWK Set. May be repeated."`
 	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"The content of such a file. Others may see the command line: put a secret into the variable or a file."`
 	AuthJWKSURL string   `name:"auth-jwks-url" envar:"CANOPY_AUTH_JWKS_URL" placeholder:"URL" help:"Fetch the issuer's keys from this URL, as a JWK Set."`
 }
 
-// claimFlags are what tokens have to say, and what those that are minted say.
+// claimFlags are the claims that tokens must have, and that minted tokens get.
 type claimFlags struct {
 	AuthIssuer   string `envar:"CANOPY_AUTH_ISSUER" placeholder:"ISSUER" help:"Issuer (iss) of tokens; any by default."`
 	AuthAudience string `envar:"CANOPY_AUTH_AUDIENCE" placeholder:"AUDIENCE" help:"Audience (aud) of tokens; by default they must have none."`
 }
 
-// authFlags are what it takes to judge a token.
+// authFlags are the flags to verify tokens.
 type authFlags struct {
 	keyFlags
 	claimFlags
@@ -55,7 +55,7 @@ func (f keyFlags) sources() ([]auth.Source, error) {
 	return sources, nil
 }
 
-// verifier loads the keys. Without a list of revoked tokens none is taken for revoked.
+// verifier loads the keys. Without a list of revoked tokens, none counts as revoked.
 func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log *slog.Logger) (*auth.Verifier, *auth.Keyring, error) {
 	sources, err := f.sources()
 	if err != nil {
@@ -77,8 +77,7 @@ func (f authFlags) verifier(ctx context.Context, revoked *auth.Revocations, log 
 	return v, keys, nil
 }
 
-// gate lets the bearers of good tokens into both services, each by the hook that it has. A nil gate
-// lets everybody in.
+// gate lets the bearers of valid tokens into both services, by the hook of each. A nil gate lets everybody in.
 type gate struct {
 	verifier *auth.Verifier
 	keys     *auth.Keyring
@@ -144,7 +143,7 @@ func (g *gate) mayRead(ctx context.Context, token, room string) error {
 	return nil
 }
 
-// revocationLog is the database as the list of revoked tokens wants it.
+// revocationLog adapts the database to the list of revoked tokens.
 type revocationLog struct{ db *pgfuncs.DB }
 
 // RevocationsAfter implements auth.RevocationLog.

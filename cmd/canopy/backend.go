@@ -40,7 +40,7 @@ func privateDatabase(ctx context.Context, dataDir string, log *slog.Logger) (*da
 	return &database{url: server.URL(), server: server, log: filepath.Join(dir, "postgres.log")}, nil
 }
 
-// ended waits until a private server has ended without having been told to.
+// ended waits until a private server has ended by itself.
 func (d *database) ended(ctx context.Context) error {
 	if d.server == nil {
 		return nil
@@ -120,7 +120,7 @@ func (b *backend) serve(ctx context.Context) error {
 	return group.Wait()
 }
 
-// close gives back what serve did not come to, in the opposite order of how it was made.
+// close releases everything that serve did not take over, in reverse order.
 func (b *backend) close(ctx context.Context) error {
 	for _, ln := range []net.Listener{b.realtime, b.bootstrap} {
 		if ln != nil {

@@ -108,7 +108,7 @@ func (c *benchAllCmd) Run(ctx context.Context, env *Env) error {
 	return c.run(ctx, env, bench.SQL, bench.Tree, bench.SQLite, bench.Client, bench.Relay, bench.Push, bench.Connections)
 }
 
-// run has this program make the load, too.
+// run uses this program as the load generator too.
 func (c *benchServiceFlags) run(ctx context.Context, env *Env, measures ...measure) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -125,7 +125,7 @@ func (*benchLoadCmd) Run(ctx context.Context, env *Env) error {
 	return bench.Load(ctx, env.Stdin, env.Stdout)
 }
 
-// run prints what figures depend on, and then each section when it is there.
+// run prints the machine and build that figures depend on, and then each section when it is ready.
 func (c *benchFlags) run(ctx context.Context, env *Env, cfg bench.Config, measures ...measure) error {
 	if c.Nodes < 1000 {
 		return usagef("--nodes %d: fewer than 1000 show nothing", c.Nodes)

@@ -86,7 +86,7 @@ func (c *compactCmd) Run(ctx context.Context, env *Env) error {
 	return c.compact(ctx, env, db, horizon)
 }
 
-// compact goes on with the other rooms where one fails, but not where the database does.
+// compact continues with the other rooms if one fails, but not if the database does.
 func (c *compactCmd) compact(ctx context.Context, env *Env, db *pgfuncs.DB, horizon moveop.Timestamp) error {
 	var failed []error
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)

@@ -60,7 +60,7 @@ func (c *configCheckCmd) Run(ctx context.Context, env *Env, parsed *kong.Context
 	})
 }
 
-// startable reports why a service would refuse its settings before it connects to anything.
+// startable returns the reason why a service would refuse its settings before it connects to anything.
 func startable(ctx context.Context, file *configFile) error {
 	env := &Env{Stdout: io.Discard, Stderr: io.Discard, LookupEnv: func(string) (string, bool) { return "", false }}
 	for _, service := range []string{"realtime", "bootstrap"} {

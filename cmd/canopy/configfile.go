@@ -14,15 +14,15 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// configFile holds settings from a file of TOML. A key is the name of a setting's variable, in lower case,
-// with dashes, without CANOPY_: max-sockets for CANOPY_MAX_SOCKETS.
+// configFile holds settings from a TOML file. A key is the name of a setting's variable without CANOPY_, in lower case
+// and with dashes: max-sockets for CANOPY_MAX_SOCKETS.
 type configFile struct {
 	path   string
 	values map[string]any
 }
 
-// loadConfig reads a file and checks all that is in it against the flags that it stands for. The error names
-// every key that is wrong.
+// loadConfig reads a file and checks its settings against the flags that they stand for. The error names every wrong
+// key.
 func loadConfig(path string, app *kong.Application) (*configFile, error) {
 	file := &configFile{path: path}
 	text, err := os.ReadFile(path)
@@ -64,8 +64,8 @@ func unknownKey(key string, value any, known map[string]*kong.Flag) error {
 	return fmt.Errorf("%s: no such setting", key)
 }
 
-// checkSetting reports why a flag cannot have a value. Types have to match to the letter, where kong would
-// round a number or take a word for one.
+// checkSetting returns the reason why a flag cannot have a value. Types must match exactly; kong would round a number or
+// accept a word for one.
 func checkSetting(flag *kong.Flag, value any) error {
 	want, ok := "a string", false
 	switch flag.Target.Interface().(type) {

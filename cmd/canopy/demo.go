@@ -241,8 +241,8 @@ func (d *demo) offline(ctx context.Context, players ...*player) error {
 	return nil
 }
 
-// together brings everybody online and waits until nobody has anything that another one has not: after
-// the first wait it is all on the server, after the second one with everybody.
+// together brings everybody online and waits until all have the same: after the first wait the server has everything,
+// after the second one everybody has.
 func (d *demo) together(ctx context.Context) error {
 	for _, p := range d.players {
 		if !p.online {

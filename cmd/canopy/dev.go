@@ -63,8 +63,7 @@ func (c *devCmd) Run(ctx context.Context, env *Env) (err error) {
 	return err
 }
 
-// listen comes first, because an address in use is the likeliest thing to go wrong, and the quickest
-// to find.
+// listen comes first, because an address in use is the most likely failure, and the quickest to find.
 func (c *devCmd) listen(ctx context.Context, b *backend) (err error) {
 	if b.realtime, err = listenLoopback(ctx, "--realtime-addr", c.RealtimeAddr); err != nil {
 		return err

@@ -60,7 +60,7 @@ func (c *doctorCmd) Run(ctx context.Context, env *Env) error {
 	return c.online(ctx, env, room)
 }
 
-// offline looks at the file alone, and reports unless the services are to be asked.
+// offline examines only the file, and reports the result unless the services will be asked too.
 func (c *doctorCmd) offline(ctx context.Context, env *Env) (room string, err error) {
 	r, err := client.Open(ctx, c.File, client.Options{})
 	if err != nil {
@@ -78,7 +78,7 @@ func (c *doctorCmd) offline(ctx context.Context, env *Env) (room string, err err
 	return r.Room(), c.examine(ctx, env, r)
 }
 
-// online looks at the file together with the services, having repaired it if it is to be.
+// online repairs the file if requested, and then examines it together with the services.
 func (c *doctorCmd) online(ctx context.Context, env *Env, room string) (err error) {
 	r, err := c.open(ctx, room, c.File)
 	if err != nil {

@@ -30,7 +30,7 @@ const (
 	exitUnread      = 141 // nobody reads standard output any more; what a shell shows of a process that SIGPIPE ended
 )
 
-// usageError is about the command line, found only while running.
+// usageError is an error in the command line that is found only while running.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
@@ -39,7 +39,7 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-// unavailableError is about something that may be there another time.
+// unavailableError is an error that may be gone another time.
 type unavailableError struct{ err error }
 
 func (e *unavailableError) Error() string { return e.err.Error() }
@@ -79,7 +79,7 @@ func exitCode(ctx context.Context, err error) int {
 	return exitFailure
 }
 
-// isUnread is true where whoever read standard output has gone, as head does.
+// isUnread reports whether the reader of standard output is gone, as after head.
 func isUnread(err error) bool {
 	write, ok := errors.AsType[*fs.PathError](err)
 	return ok && write.Path == os.Stdout.Name() && errors.Is(write, syscall.EPIPE)

@@ -57,7 +57,7 @@ func (c *exportCmd) Run(ctx context.Context, env *Env) (err error) {
 	})
 }
 
-// exists keeps a mistyped name from being a new, empty room.
+// exists refuses a room that does not exist: a mistyped name would export as an empty room.
 func (c *exportCmd) exists(ctx context.Context) error {
 	s, err := c.realtimeFlag.service(c.tokenFlag)
 	if err != nil {

@@ -109,8 +109,8 @@ func openInput(ctx context.Context, env *Env, path string) (io.ReadCloser, error
 	return f, nil
 }
 
-// interruptible has reading end with ctx even while nothing comes, as from a terminal. What waits for the input
-// then, and would for ever, ends with the process.
+// interruptible makes reading end with ctx even while no input comes, as from a terminal. The goroutine that still
+// waits for input ends with the process.
 func interruptible(ctx context.Context, src io.Reader) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() {

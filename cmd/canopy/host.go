@@ -14,9 +14,9 @@ import (
 
 type middleware = func(http.Handler) http.Handler
 
-// localOnly is around a service without authentication, and what is inside may be nil. It refuses requests to a host
-// by any name but this machine's and those of its operator: a page from anywhere could have its own name
-// point here (DNS rebinding), and then read every room, as requests to a page's own host carry no Origin.
+// localOnly wraps a service without authentication; inside may be nil. It refuses requests whose Host is not a name of
+// this machine or of its operator: any page could make its own name point here (DNS rebinding), and then read every
+// room, because requests to a page's own host carry no Origin.
 func localOnly(names []string, inside middleware) middleware {
 	return func(next http.Handler) http.Handler {
 		if inside != nil {
@@ -34,7 +34,7 @@ func localOnly(names []string, inside middleware) middleware {
 	}
 }
 
-// isLocal is true of names that nobody can have point elsewhere, and of none, which no browser sends.
+// isLocal reports whether nobody can make a name point elsewhere. An empty name is local too: no browser sends it.
 func isLocal(hostport string) bool {
 	host := hostname(hostport)
 	ip, err := netip.ParseAddr(host)
@@ -46,7 +46,7 @@ func hostname(hostport string) string {
 	return strings.ToLower((&url.URL{Host: hostport}).Hostname())
 }
 
-// namesIn are the hosts that an operator has named by the address to listen on, and by the origins to allow.
+// namesIn returns the hosts that the operator has named in the address to listen on and the origins to allow.
 func namesIn(addr string, origins []string) []string {
 	var names []string
 	if host, _, err := net.SplitHostPort(addr); err == nil {

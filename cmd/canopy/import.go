@@ -106,7 +106,7 @@ func (c *importCmd) source(ctx context.Context, env *Env) (source, error) {
 	}}, nil
 }
 
-// format is the one that was asked for, or that the path looks like.
+// format returns the requested format, or the one that the path suggests.
 func (c *importCmd) format() (string, error) {
 	isDir := false
 	if c.Path != "-" {
@@ -130,7 +130,7 @@ func (c *importCmd) format() (string, error) {
 	return "", usagef("cannot tell the format of %s: set --format", c.Path)
 }
 
-// formatOf is the document format that a file name stands for.
+// formatOf returns the document format that a file name suggests.
 func formatOf(path string) (string, bool) {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".opml", ".xml":
@@ -157,8 +157,8 @@ func parseNode(flag, text string) (moveop.NodeID, error) {
 	return id, nil
 }
 
-// check reads the whole document, so that nothing of a malformed one is imported, and counts its
-// nodes: -1 where it can be read only once.
+// check reads the whole document, so that no part of a malformed one is imported, and counts its nodes; -1 if it can be
+// read only once.
 func (c *importCmd) check(ctx context.Context, env *Env, src source) (nodes int64, err error) {
 	if !src.again {
 		return -1, nil
@@ -248,7 +248,7 @@ func (f replicaFlags) push(ctx context.Context, env *Env, r *replica) error {
 	return r.synced(ctx, func(s client.Status) { bar.set(max(0, total-s.Pending), total) })
 }
 
-// partly says what became of an import that did not come to its end, once the replica has pushed what it can.
+// partly describes the result of an unfinished import, once the replica has pushed what it can.
 func (c *importCmd) partly(r *replica, done imported, err error) error {
 	err = errors.Join(fmt.Errorf("import: %w", err), r.close())
 	pending := r.Pending()

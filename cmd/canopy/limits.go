@@ -116,7 +116,7 @@ type limit[T int | int64 | time.Duration] struct {
 	to    *T
 }
 
-// setPositive sets limits, none of which can be without: zero is no way to say so.
+// setPositive sets limits. Zero is refused, because no limit can be switched off.
 func setPositive[T int | int64 | time.Duration](limits ...limit[T]) error {
 	for _, l := range limits {
 		if l.value <= 0 {

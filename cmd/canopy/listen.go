@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// listenLoopback listens on an address that only this machine can reach, and refuses any other. The
-// name is resolved once, so what was judged is what is listened on.
+// listenLoopback listens on an address that only this machine can reach, and refuses any other. It resolves the name
+// once, so that it listens on the very address that it checked.
 func listenLoopback(ctx context.Context, flag, addr string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -27,7 +27,7 @@ func listenLoopback(ctx context.Context, flag, addr string) (net.Listener, error
 // errNotLoopback explains itself.
 var errNotLoopback = errors.New("not a loopback address: without authentication, anybody who reaches it could read and change every room; use 127.0.0.1, ::1 or localhost")
 
-// loopback resolves a host of which all addresses are loopback addresses.
+// loopback resolves a host whose addresses are all loopback addresses.
 func loopback(ctx context.Context, host string) (netip.Addr, error) {
 	if host == "" {
 		return netip.Addr{}, errNotLoopback // all interfaces

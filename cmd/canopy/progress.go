@@ -6,7 +6,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress shows a person how far a long piece of work is. Where nobody watches it does nothing.
+// progress shows the progress of a long task on a terminal. Without one it does nothing.
 type progress struct{ bar *progressbar.ProgressBar }
 
 // newProgress begins to show; total -1 stands for not known. End it before anything else is printed.

@@ -20,7 +20,7 @@ type syncFlags struct {
 	Patience time.Duration `default:"30s" envar:"CANOPY_PATIENCE" placeholder:"DURATION" help:"Give up after this long without a connection; 30s by default."`
 }
 
-// replicaFlags are what commands need that work on a replica of a room, as an application does.
+// replicaFlags are for commands that work on a replica of a room, as an application does.
 type replicaFlags struct {
 	syncFlags
 	File string `placeholder:"FILE" help:"Keep the replica in this file, to reuse it next time; a temporary file by default."`
@@ -37,8 +37,8 @@ func (f replicaFlags) openReplica(ctx context.Context, room string) (*replica, e
 	return f.open(ctx, room, f.File)
 }
 
-// open opens a replica that syncs with the services, after checking that they are there: the client
-// itself would wait for them. Without a path its file is a temporary one.
+// open opens a replica that syncs with the services, after checking that they answer: the client itself would wait for
+// them. Without a path, its file is temporary.
 func (f syncFlags) open(ctx context.Context, room, path string) (*replica, error) {
 	if err := checkRoom(room); err != nil {
 		return nil, err
@@ -84,12 +84,12 @@ func (r *replica) removeTemp() error {
 	return os.RemoveAll(r.temp)
 }
 
-// synced waits until the replica and the server have the same, telling show how it goes.
+// synced waits until replica and server are in step, and reports progress to show.
 func (r *replica) synced(ctx context.Context, show func(client.Status)) error {
 	return r.patiently(ctx, r.WaitSynced, show)
 }
 
-// patiently does what needs the services, telling show how it goes. It gives up where a token is wanted, and
+// patiently runs a task that needs the services, and reports progress to show. It gives up if the token is refused, or
 // after a while without a connection.
 func (r *replica) patiently(ctx context.Context, do func(context.Context) error, show func(client.Status)) error {
 	waiting, cancel := context.WithCancel(ctx)
@@ -143,7 +143,7 @@ func orElse(err, other error) error {
 	return other
 }
 
-// connected reports whether nothing is known against a connection.
+// connected reports whether the connection works, as far as known.
 func connected(s client.Status) bool {
 	switch s.State {
 	case client.StateOffline:
@@ -156,7 +156,7 @@ func connected(s client.Status) bool {
 	return false
 }
 
-// explain adds to ErrRefused what it was about.
+// explain adds the refused operations to ErrRefused.
 func (r *replica) explain(ctx context.Context, err error) error {
 	if !errors.Is(err, client.ErrRefused) {
 		return err

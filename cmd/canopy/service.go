@@ -71,7 +71,7 @@ func (s service) authorize(header http.Header) {
 	}
 }
 
-// do answers with whatever the service says; the caller closes the body.
+// do sends a request and returns whatever the service answers; the caller closes the body.
 func (s service) do(ctx context.Context, path string, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+path, nil)
 	if err != nil {
@@ -88,7 +88,7 @@ func (s service) do(ctx context.Context, path string, header http.Header) (*http
 	return resp, err
 }
 
-// inRoom asks for something of a room and answers with a 200, of which the caller closes the body.
+// inRoom requests something of a room and returns a response with status 200; the caller closes the body.
 func (s service) inRoom(ctx context.Context, room, path string, header http.Header) (*http.Response, error) {
 	if err := checkRoom(room); err != nil {
 		return nil, err

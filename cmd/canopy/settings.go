@@ -77,7 +77,7 @@ type jsonFlag struct {
 	JSON bool `name:"json" envar:"CANOPY_JSON" help:"Print JSON, one object per line."`
 }
 
-// print writes v as a line of JSON, or has human write what a person wants to see.
+// print writes v as a line of JSON, or has human write it for people.
 func (f jsonFlag) print(env *Env, v any, human func()) error {
 	if !f.JSON {
 		human()

@@ -224,8 +224,7 @@ func showSummary(env *Env, sum format.Summary) {
 	_ = w.Flush()
 }
 
-// dumpOps prints the rows of all sections. As in any reading of a snapshot, what was printed is to be
-// trusted only if there was no error.
+// dumpOps prints the rows of all sections. As always with a snapshot, trust the output only if there was no error.
 func dumpOps(src io.Reader, out *json.Encoder) error {
 	r, err := format.NewReader(src)
 	if err != nil {

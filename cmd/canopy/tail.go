@@ -97,7 +97,7 @@ func (c *tailCmd) tailer(ctx context.Context, env *Env) (*tailer, error) {
 	return t, nil
 }
 
-// refusedError ends the tail: what the server refused once it will refuse again.
+// refusedError ends the tail: the server would refuse the same request again.
 type refusedError struct{ err error }
 
 func (e *refusedError) Error() string { return e.err.Error() }
@@ -108,8 +108,8 @@ func worthRetrying(err error) bool {
 	return !refused
 }
 
-// retryIn is how long to wait before connecting again: what a server that stops asks for, and some more, since
-// others wait for it too.
+// retryIn is how long to wait before connecting again: at least as long as a stopping server asks for, plus jitter,
+// since others wait for it too.
 func (t *tailer) retryIn(err error) time.Duration {
 	delay := t.retry.NextBackOff()
 	if e, ok := errors.AsType[*websocket.CloseError](err); ok && e.Code == wire.CloseRestart {
@@ -181,7 +181,7 @@ func (t *tailer) handle(conn *socket.Conn, msg wire.Message) error {
 	return nil
 }
 
-// resync goes on at the head where the log cannot be followed from where we were, and says so.
+// resync continues at the head, and says so, because the log cannot be followed from the last position.
 func (t *tailer) resync(msg wire.Resync) error {
 	fmt.Fprintf(t.env.Stderr, "canopy: cannot get the operations after %d (%s); going on after %d\n", t.seq, visible(msg.Reason), msg.Head)
 	t.epoch, t.seq = msg.Epoch, msg.Head

@@ -19,7 +19,7 @@ func results(stdout *os.File) io.Writer {
 	return stdout
 }
 
-// shield lets text do nothing to a terminal but be shown: much of it is other people's words.
+// shield removes control characters from output to a terminal: much of it is other people's text.
 type shield struct {
 	to   io.Writer
 	rest []byte // the beginning of a character
@@ -48,7 +48,7 @@ func unfinished(text []byte) int {
 	return 0
 }
 
-// lines are the control characters that a text of several lines may have.
+// lines are the control characters that a text of several lines may contain.
 const lines = "\n\t"
 
 // inert is text without control characters but those to keep.

@@ -107,7 +107,7 @@ func (c *tokenMintCmd) claims() (auth.Claims, error) {
 	return claims, nil
 }
 
-// note comes before the token is shown: what cannot be revoked must not be out.
+// note records the token before it is shown, so that every issued token can be revoked.
 func (c *tokenMintCmd) note(ctx context.Context, claims auth.Claims) error {
 	if c.Unlisted {
 		return nil
@@ -201,10 +201,10 @@ func (c *tokenInspectCmd) Run(ctx context.Context, env *Env) error {
 	return refusal
 }
 
-// errNoToken is about an argument that is no token.
+// errNoToken means that the argument is not a token.
 var errNoToken = errors.New("not a token")
 
-// check says why the token is refused, if there are keys to tell by.
+// check returns the reason why the token is refused, if there are keys to check it with.
 func (c *tokenInspectCmd) check(ctx context.Context) (refusal, err error) {
 	if !c.given() {
 		return nil, nil
@@ -340,7 +340,7 @@ type revoked struct {
 	Revoked time.Time `json:"revoked"`
 }
 
-// Run revokes all that it can: that one id is wrong must not keep another token good.
+// Run revokes as many tokens as it can: one wrong id must not keep another token valid.
 func (c *tokenRevokeCmd) Run(ctx context.Context, env *Env) error {
 	db, err := c.open(ctx)
 	if err != nil {

@@ -27,8 +27,8 @@ const flushTimeout = 5 * time.Second
 // tracing sends spans of a service to an OpenTelemetry collector. A nil one makes none.
 type tracing struct{ provider *sdktrace.TracerProvider }
 
-// newTracing looks at OpenTelemetry's own variables, most of which its libraries read by themselves. Tracing is
-// on where they name an exporter or an endpoint.
+// newTracing reads OpenTelemetry's own variables, most of which its libraries read by themselves. Tracing is on if they
+// name an exporter or an endpoint.
 func newTracing(ctx context.Context, env *Env, service string, log *slog.Logger) (*tracing, error) {
 	on, err := tracingWanted(env)
 	if err != nil || !on {
@@ -76,7 +76,7 @@ func tracingTo(ctx context.Context, service string, to sdktrace.TracerProviderOp
 	return &tracing{sdktrace.NewTracerProvider(to, sdktrace.WithResource(about))}, nil
 }
 
-// stop sends what is left. That nobody takes it is no failure of the service.
+// stop sends the remaining spans. Failing to is no failure of the service.
 func (t *tracing) stop(ctx context.Context) {
 	if t == nil {
 		return
@@ -88,7 +88,7 @@ func (t *tracing) stop(ctx context.Context) {
 	}
 }
 
-// spans is nil, and not a nil pointer, where there is no tracing.
+// spans returns a nil interface, not a nil pointer, without tracing.
 func (t *tracing) spans() trace.TracerProvider {
 	if t == nil {
 		return nil
@@ -96,7 +96,7 @@ func (t *tracing) spans() trace.TracerProvider {
 	return t.provider
 }
 
-// database traces statements that are part of something traced, without their arguments.
+// database traces statements within a traced operation, without their arguments.
 func (t *tracing) database() []pgfuncs.Option {
 	if t == nil {
 		return nil
@@ -105,7 +105,8 @@ func (t *tracing) database() []pgfuncs.Option {
 		otelpgx.WithTracerProvider(t.provider), otelpgx.WithMeterProvider(noop.NewMeterProvider())))}
 }
 
-// requests traces HTTP requests, but sockets, which last for hours, and what asks all the time.
+// requests traces HTTP requests, except sockets, which last for hours, and health checks and metrics, which come all
+// the time.
 func (t *tracing) requests() middleware {
 	if t == nil {
 		return nil

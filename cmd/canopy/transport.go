@@ -8,7 +8,7 @@ import (
 	"github.com/canopysync/canopy/realtime/nats"
 )
 
-// transportFlags say how realtime processes on one database tell each other things.
+// transportFlags select how realtime processes on one database send each other messages.
 type transportFlags struct {
 	Hints      string `default:"postgres" enum:"postgres,nats,none" envar:"CANOPY_HINTS" help:"How processes on one database notify each other of commits, connected replicas and presence: ${enum}. With none, or while the transport is down, they poll every second, and each shows only its own connections and presence."`
 	NATSURL    string `name:"nats-url" default:"nats://127.0.0.1:4222" envar:"CANOPY_NATS_URL" placeholder:"URL" help:"With --hints nats: NATS servers, separated by commas, nats:// or tls://, with user:password@ or token@ if needed. Others may see the command line: better put secrets into the variable."`
