@@ -107,8 +107,9 @@ type Place struct {
 }
 
 // Watch returns a channel with one event for each transaction from now on. It is closed when ctx is
-// done or the client is closed. It buffers a bounded number of events: a reader that falls behind always
-// gets one with Reread in place of those it missed.
+// done or the client is closed. When an Edit returns, its event is in the channel: who reads all that is
+// there sees the edit at once. The channel buffers a bounded number of events: a reader that falls behind
+// always gets one with Reread in place of those it missed.
 func (c *Client) Watch(ctx context.Context) <-chan Event { return c.events.subscribe(ctx, feedBuffer) }
 
 // maxChanges and maxChangeBytes bound an event: beyond either, reading again is cheaper than going

@@ -14,7 +14,12 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	events := c.Watch(ctx)
 	a := create(t, c, moveop.Root, client.Last, "a")
-	e := <-events
+	var e client.Event
+	select {
+	case e = <-events:
+	default:
+		t.Fatal("the edit is done, and there is no event")
+	}
 	if len(e.Changes) != 1 || e.Origin != client.Local || e.Reread {
 		t.Fatalf("event %+v", e)
 	}
