@@ -57,10 +57,11 @@ type roomSnapshot struct {
 	header format.Header
 }
 
-// readByIndex has a room that is a small part of its tables be read by their keys. The planner, which takes all
-// rows for one room's (see migration 1), would read whole tables.
+// readByIndex has a room that is a small part of its tables read by their keys. The planner, which takes all rows
+// for one room's (see migration 1), would read whole tables, or spend time on compiling the plan.
 const readByIndex = `
-	select set_config('enable_seqscan', ((r.ops - r.folded_ops) * 4 >= all_rooms.rows)::text, true)
+	select set_config('enable_seqscan', ((r.ops - r.folded_ops) * 4 >= all_rooms.rows)::text, true),
+	       set_config('jit', 'off', true)
 	  from canopy.rooms r,
 	       (select sum(reltuples) as rows
 	          from pg_class

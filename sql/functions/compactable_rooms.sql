@@ -5,6 +5,8 @@ returns setof text
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
   select r.name
     from canopy.rooms r

@@ -4,6 +4,10 @@ create function canopy.count_below(p_room_id bigint, p_node uuid)
 returns bigint
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
   with recursive below(node) as (
     select p_node
