@@ -18,6 +18,12 @@ func (db *DB) TerminateListeners(ctx context.Context) (n int, err error) {
 
 // Notify sends one payload as it is.
 func (db *DB) Notify(ctx context.Context, payload string) error {
-	_, err := db.pool.Exec(ctx, `select pg_notify('`+roomChannel+`', $1)`, payload)
+	_, err := db.pool.Exec(ctx, notifySQL, []string{payload})
 	return err
+}
+
+// Channel is the name of the channel that Transport uses.
+func (db *DB) Channel(ctx context.Context) (name string, err error) {
+	err = db.pool.QueryRow(ctx, `select name from canopy.notify_channel`).Scan(&name)
+	return name, err
 }

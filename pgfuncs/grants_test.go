@@ -105,7 +105,7 @@ var work = map[pgfuncs.Service]func(t *testing.T, ctx context.Context, db, owner
 
 // allowed is what roles may do: tables to select from, functions to call.
 var allowed = map[pgfuncs.Service]string{
-	pgfuncs.Realtime: "installed_functions migrations replicas revocation_head revoked_tokens rooms " +
+	pgfuncs.Realtime: "installed_functions migrations notify_channel replicas revocation_head revoked_tokens rooms " +
 		"apply() apply_one() buckets() children() compact() compactable_rooms() count_below() count_buckets() create_room() ops_after() ops_between() purge() subtree()",
 	pgfuncs.Bootstrap: "history installed_functions migrations nodes revocation_head revoked_tokens rooms values count_below()",
 	pgfuncs.Tokens:    "installed_functions issued_tokens migrations revocation_head revoked_tokens issue_token() revoke_token()",
@@ -194,6 +194,44 @@ func TestARoleWithoutGrants(t *testing.T) {
 		if !errors.Is(err, pgfuncs.ErrNotGranted) {
 			t.Errorf("got %v, want ErrNotGranted", err)
 		}
+	}
+}
+
+// Any role may LISTEN and NOTIFY, but does not know where: the channel has another name in each database.
+func TestTheChannelIsSecret(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	owner := openDatabase(t)
+	for _, service := range []pgfuncs.Service{"", pgfuncs.Bootstrap, pgfuncs.Tokens} {
+		role := owner.newRole(t)
+		if service != "" {
+			if err := owner.Grant(ctx, []pgfuncs.GrantedRole{{Role: role, Service: service}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := owner.as(t, role).Transport(pgfuncs.TransportConfig{}).Send(ctx, map[string][]byte{"garden": nil})
+		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != "42501" {
+			t.Errorf("%q: %v", service, err)
+		}
+	}
+	names := map[string]bool{}
+	for range 2 {
+		db, err := pgfuncs.Open(ctx, pgtest.New(t, pgtest.Empty()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if _, err := db.Migrate(ctx); err != nil {
+			t.Fatal(err)
+		}
+		name, err := db.Channel(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[name] = true
+	}
+	if len(names) != 2 {
+		t.Errorf("the names are %v", names)
 	}
 }
 

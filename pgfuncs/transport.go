@@ -14,14 +14,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// roomChannel is the NOTIFY channel of Transport. A payload is "*id" for the heartbeat of one
-// Transport, or a part of a parcel. Whoever may connect to the database may notify, so that nothing
-// that comes over it may be more than a hint.
-const roomChannel = "canopy_rooms"
-
 // notifySQL sends payloads in one transaction. Such a one writes nothing that has to be on disk, so it does
 // not wait for the disk either, and holds the lock of the whole server that a NOTIFY takes for a moment only.
-const notifySQL = `select pg_notify('` + roomChannel + `', payload) from unnest($1::text[]) as payload`
+//
+// A payload is "*id" for the heartbeat of one Transport, or a part of a parcel. Whoever may connect to the database
+// may listen and notify, but for the channel's name, which only realtime's role may read. A name may come out, in a
+// log of statements for one: nothing that comes over it may be more than a hint.
+const notifySQL = `
+	select pg_notify((select name from canopy.notify_channel), payload)
+	  from unnest($1::text[]) as payload`
 
 // TransportConfig configures DB.Transport; zero fields take their default.
 type TransportConfig struct {
@@ -122,7 +123,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 // Follow does nothing: every process hears everything.
 func (t *Transport) Follow(string) (unfollow func()) { return func() {} }
 
-// CarriesOps returns false: whoever may connect to the database may send notifications.
+// CarriesOps returns false: operations must not rest on the name of a channel being secret.
 func (t *Transport) CarriesOps() bool { return false }
 
 // keepBeating notifies ourselves, now and then and when asked to. Where that fails the silence tells.
@@ -181,7 +182,12 @@ func (t *Transport) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, "listen "+roomChannel); err != nil {
+	var channel string
+	err = conn.QueryRow(ctx, `select name from canopy.notify_channel`).Scan(&channel)
+	if err == nil {
+		_, err = conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize())
+	}
+	if err != nil {
 		closeConn(ctx, conn)
 		return nil, err
 	}

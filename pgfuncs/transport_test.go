@@ -171,8 +171,8 @@ func newSinkhole(t *testing.T, target string) *sinkhole {
 		t.Fatal(err)
 	}
 	port := l.Addr().(*net.TCPAddr).Port
-	hole := &sinkhole{url: fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s sslmode=disable",
-		port, config.User, config.Password, config.Database)}
+	hole := &sinkhole{url: fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable",
+		port, config.User, config.Database)}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
