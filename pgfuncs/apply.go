@@ -12,7 +12,7 @@ import (
 
 const (
 	applySQL = `select head, seqs, statuses from canopy.apply($1, $2, $3, $4, $5, $6, $7, $8, $9)`
-	// Not from FROM, where its result would go through a store of rows.
+	// Not in FROM, where the result would pass through a tuplestore.
 	applyOneSQL = `select canopy.apply_one($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 )
 
@@ -35,7 +35,7 @@ func (db *DB) ApplyFirst(ctx context.Context, room, epoch string, ops []moveop.O
 	if err != nil {
 		return made, applied, domainError("apply first batch", err)
 	}
-	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(ctx) }() // no effect after commit
 	if made, err = createRoom(ctx, tx, room, epoch); err != nil || made.Epoch != epoch {
 		return made, applied, err
 	}
@@ -72,7 +72,7 @@ func apply(ctx context.Context, q querier, room string, ops []moveop.Op) (wire.A
 	return applied, nil
 }
 
-// applyOne is apply for one operation, in a function of its own and without arrays.
+// applyOne is apply for a single operation, which has its own SQL function without arrays.
 func applyOne(ctx context.Context, q querier, room string, op moveop.Op) (wire.Applied, error) {
 	c := columnsOf(op)
 	var result []int64 // head, seq, status
@@ -96,7 +96,7 @@ var statusNames = map[int16]wire.Status{
 	3: wire.StatusDuplicate,
 }
 
-// columns is an operation as the functions take it.
+// columns holds an operation as the functions' arguments.
 type columns struct {
 	ts, node, parent     pgtype.UUID
 	kind                 int16
@@ -120,7 +120,7 @@ func columnsOf(op moveop.Op) columns {
 	return c
 }
 
-// batch holds operations as the parallel arrays that one set-based statement takes.
+// batch holds operations as the parallel arrays that apply takes.
 type batch struct {
 	ts, node, parent     []pgtype.UUID
 	kind                 []int16

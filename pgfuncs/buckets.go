@@ -11,10 +11,10 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// counted is how many operations of the log one transaction counts into buckets.
+// counted is the maximum number of operations that one transaction counts into buckets.
 const counted = 100_000
 
-// spanCounted is the least digits of a span that is added up from the log itself.
+// spanCounted is the number of digits from which a span is summed from the log itself.
 const spanCounted = 8
 
 // Buckets returns the parts of a span of a room's log. The first call takes as long as reading the whole log;
@@ -61,7 +61,7 @@ func (db *DB) Buckets(ctx context.Context, room string, span wire.Span) (wire.Bu
 	return b, nil
 }
 
-// countBuckets counts the log to its end, and says how far that was.
+// countBuckets counts the log to its end, and returns the seq of that end.
 func (db *DB) countBuckets(ctx context.Context, room string) (seq int64, err error) {
 	for {
 		before := seq

@@ -11,9 +11,8 @@ import (
 	"github.com/canopysync/canopy/moveop"
 )
 
-// compactPage is how many operations one call looks at: a room is locked for some milliseconds at a time,
-// and longer where many of them move nodes that have others below them, in a deep tree that had deletes: 40 µs
-// a level and move.
+// compactPage is how many operations one call examines. It locks the room for some milliseconds, or for longer if
+// many of them move nodes with children, in a deep tree that has had deletes: 40 µs per level and move.
 const compactPage = 250
 
 // Compacted is the result of compacting a room, so far or in the end.
@@ -49,9 +48,9 @@ func (db *DB) Compact(ctx context.Context, room string, horizon moveop.Timestamp
 	return c, nil
 }
 
-// compactLock is the advisory lock of the process that compacts all rooms. A transaction holds it, idle and
-// without a snapshot: behind a pooler in transaction mode a session's lock would stay with whichever server
-// connection took it.
+// compactLock is the advisory lock of the process that compacts all rooms. It is held by a transaction, idle and
+// without a snapshot: behind a pooler in transaction mode, a session lock would stay with whichever server connection
+// took it.
 const compactLock int64 = 0x63616e6f_636d7074 // "canocmpt"
 
 // beginPatient begins a transaction that the server does not end for being idle or old.
@@ -66,7 +65,7 @@ const beginPatient = `
 // others ran is false. CompactAll calls each with the number of operations and nodes removed from each room,
 // or the room's error; a room that fails does not stop the others. The error is the database's.
 func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each func(room string, folded, purged int64, err error)) (ran bool, err error) {
-	if db.pool.Config().MaxConns < 2 { // it would wait for itself
+	if db.pool.Config().MaxConns < 2 { // it would deadlock with itself
 		return false, errors.New("compacting all rooms needs two connections: raise pool_max_conns in the database URL")
 	}
 	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginPatient})
@@ -76,9 +75,9 @@ func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each fun
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 		defer cancel()
-		_ = tx.Rollback(ctx) // or else the connection is closed, which unlocks as well
+		_ = tx.Rollback(ctx) // if that fails, closing the connection releases the lock
 	}()
-	// By the simple protocol: the other one leaves a portal open, and with it a snapshot.
+	// The extended protocol would leave a portal open, and with it a snapshot.
 	err = tx.QueryRow(ctx, `select pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, compactLock).Scan(&ran)
 	if err != nil {
 		return false, domainError("take lock", err)
@@ -112,7 +111,7 @@ func (db *DB) CompactAll(ctx context.Context, age, trash time.Duration, each fun
 	return true, nil
 }
 
-// unlockTimeout bounds how long giving a lock back may take.
+// unlockTimeout bounds the release of a lock.
 const unlockTimeout = 5 * time.Second
 
 // CompactableRooms lists the rooms that have history at or before a timestamp, by name.
@@ -153,8 +152,8 @@ func (db *DB) Horizon(ctx context.Context, age time.Duration) (moveop.Timestamp,
 	return moveop.NewTimestamp(max(0, now.Add(-age).UnixMilli()), 0, 0), nil
 }
 
-// purgePage is how many deleted nodes one call looks at, and removes at most. A deleted subtree of more
-// nodes stays.
+// purgePage is how many deleted nodes one call examines, and how many nodes it removes at most. A larger deleted
+// subtree stays.
 const purgePage = 10_000
 
 // Purge permanently removes subtrees that were deleted at or before a timestamp and are settled: everything

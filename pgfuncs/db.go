@@ -24,11 +24,11 @@ type DB struct {
 	pool *pgxpool.Pool
 }
 
-// minConns is the size of a pool on a machine with few cores where the URL does not say. A snapshot keeps
-// its connection for as long as its reader takes, so pgx's default, four, is soon taken up.
+// minConns is the minimum pool size unless the URL sets one. A snapshot keeps its connection until its reader is done,
+// so pgx's default on a machine with few cores, four, is soon exhausted.
 const minConns = 20
 
-// connectTimeout is for an address where something listens and does not answer, where the URL does not say.
+// connectTimeout applies, unless the URL sets one, if something at the address accepts but does not answer.
 const connectTimeout = 10 * time.Second
 
 // maxMessage is the maximum size in bytes of one message from the database, such as a row. Everything but the
@@ -70,8 +70,8 @@ func Open(ctx context.Context, databaseURL string, opts ...Option) (*DB, error) 
 	return &DB{pool: pool}, nil
 }
 
-// hideOtherSchemas keeps names and operators in statements from meaning what somebody has put into another
-// schema of the search_path. A statement and not a parameter of the connection, which poolers refuse.
+// hideOtherSchemas prevents objects in other schemas of the search_path from shadowing names and operators in our
+// statements. It is a statement because poolers reject search_path as a startup parameter.
 func hideOtherSchemas(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `set search_path = pg_catalog, pg_temp`)
 	return err
@@ -94,5 +94,5 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// snapshotOptions give all statements of a transaction one consistent view and no right to write.
+// snapshotOptions give all statements of a transaction one snapshot, and let none write.
 var snapshotOptions = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}

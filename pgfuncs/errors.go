@@ -29,7 +29,7 @@ var (
 	ErrDamaged = errors.New("the room's tree is damaged")
 )
 
-// The functions' own SQLSTATEs; the table in package sql's README says when each is raised.
+// refusals maps the functions' own SQLSTATEs; sql/README.md says when each is raised.
 var refusals = map[string]wire.Code{
 	"CN409": wire.CodeConflict,
 	"CN410": wire.CodeTooOld,
@@ -38,14 +38,13 @@ var refusals = map[string]wire.Code{
 	"CN425": wire.CodeClockSkew,
 }
 
-// refusalDetail is what the SQL function refuse puts into DETAIL.
+// refusalDetail is the DETAIL of an error raised by the SQL function refuse.
 type refusalDetail struct {
 	Op         *moveop.Timestamp `json:"op"`
 	ServerTime int64             `json:"server_time"`
 }
 
-// domainError maps a database error to the errors that callers branch on and wraps the rest with the
-// name of what was being done.
+// domainError maps a database error to one that callers branch on, and wraps any other with what was being done.
 func domainError(doing string, err error) error {
 	if SafeToRetry(err) || connectionLost(err) {
 		return fmt.Errorf("%s: %w: %w", doing, wire.ErrUnavailable, err)
@@ -73,20 +72,20 @@ func domainError(doing string, err error) error {
 		return wire.NewError(wire.CodeCompacted, "%s: take a snapshot", pgErr.Message)
 	case "CN500":
 		return fmt.Errorf("%s: %w: %w", doing, ErrDamaged, pgErr)
-	case "22P02": // invalid text representation: only a value's JSON arrives as text
+	case "22P02": // invalid text representation: only JSON values are passed as text
 		return wire.NewError(wire.CodeInvalidOp, "a value is not JSON that the database accepts")
-	case "23514": // check violation: it names what has the constraint, whose name says what is wrong
+	case "23514": // check violation: the message names the constraint, which says what is wrong
 		return wire.NewError(wire.CodeBadRequest, "%s", pgErr.Message)
 	case "42501": // insufficient privilege
 		return fmt.Errorf("%s: %w: %w", doing, ErrNotGranted, pgErr)
-	case "3F000", "42P01", "42883": // no such schema, table, function
+	case "3F000", "42P01", "42883": // undefined schema, table, function
 		return fmt.Errorf("%s: %w: %w", doing, ErrNotMigrated, pgErr)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// readOnly is the SQLSTATE of writing to a standby, or to a server that its provider made read-only for want of
-// disk space.
+// readOnly is the SQLSTATE of a write to a standby, or to a server that its provider made read-only because the disk
+// is nearly full.
 const readOnly = "25006"
 
 // SafeToRetry reports whether the same call may succeed later: the connection was lost or refused, the
@@ -98,10 +97,10 @@ func SafeToRetry(err error) bool {
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
-		case readOnly, "25P03", "25P04", "55P03": // timeouts of a transaction and of a lock
+		case readOnly, "25P03", "25P04", "55P03": // transaction and lock timeouts
 			return true
 		}
-		switch pgErr.Code[:min(len(pgErr.Code), 2)] { // what is no Postgres may give none
+		switch pgErr.Code[:min(len(pgErr.Code), 2)] { // something other than Postgres may send none
 		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
 			return true
 		}
@@ -111,8 +110,8 @@ func SafeToRetry(err error) bool {
 	return pgconn.SafeToRetry(err) || pgconn.Timeout(err) || errors.As(err, &connect)
 }
 
-// connectionLost reports whether the connection broke under a call. Only of a call that reads and writes
-// nothing but the database can that be told from the error.
+// connectionLost reports whether the connection broke during a call. The error shows that only if the call read and
+// wrote nothing but the database.
 func connectionLost(err error) bool {
 	_, network := errors.AsType[*net.OpError](err)
 	return network || errors.Is(err, io.ErrUnexpectedEOF)

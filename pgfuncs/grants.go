@@ -38,7 +38,7 @@ func (db *DB) Grant(ctx context.Context, roles []GrantedRole) error {
 		if err := lockMigrations(ctx, tx); err != nil {
 			return err
 		}
-		// A backup restored without privileges has functions that anybody may call who gets into the schema.
+		// After restoring a backup without privileges, anybody with USAGE on the schema could call any function.
 		if _, err := tx.Exec(ctx, revokeFunctions); err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func grantRole(ctx context.Context, tx pgx.Tx, r GrantedRole) error {
 	return err
 }
 
-// roleExists looks for the exact name, of which SQL would take the first 63 bytes.
+// roleExists looks for the exact name, which SQL would truncate to 63 bytes.
 func roleExists(ctx context.Context, tx pgx.Tx, role string) error {
 	var exists bool
 	err := tx.QueryRow(ctx, `select exists (select from pg_catalog.pg_roles where rolname = $1::text)`, role).Scan(&exists)
@@ -94,7 +94,7 @@ func (db *DB) Revoke(ctx context.Context, role string) error {
 		}
 		err = roleExists(ctx, tx, role)
 		if errors.Is(err, ErrUnknownRole) && noted.RowsAffected() > 0 {
-			return nil // it was dropped, or is another server's: one made by that name must not get its rights
+			return nil // dropped, or from another server: a new role of that name must not get these rights
 		}
 		if err != nil {
 			return err
@@ -134,8 +134,8 @@ func grantedRoles(ctx context.Context, q querier) ([]GrantedRole, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[GrantedRole])
 }
 
-// grantAgain brings the rights of all roles to those of this version. A role that was dropped, or that a
-// restored backup knows from another server, is passed over.
+// grantAgain gives all roles their rights in this version. It skips roles that do not exist: dropped ones, and those
+// that a restored backup knows from another server.
 func grantAgain(ctx context.Context, tx pgx.Tx) error {
 	roles, err := grantedRoles(ctx, tx)
 	if err != nil {

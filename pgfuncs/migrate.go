@@ -11,7 +11,7 @@ import (
 	"github.com/canopysync/canopy/sql"
 )
 
-// migrationLock is the key of the advisory lock by which migrators of one database take turns.
+// migrationLock is the advisory lock that lets one process at a time migrate a database.
 const migrationLock int64 = 0x63616e6f7079 // "canopy"
 
 // MigrationStatus is one migration and the time it was applied; AppliedAt is zero while it is pending.
@@ -162,8 +162,8 @@ func applyMigration(ctx context.Context, tx pgx.Tx, step sql.Migration) (Migrati
 	return status, err
 }
 
-// dropFunctions clears the way for functions whose arguments or results changed. Nothing else depends
-// on a function of the schema: no constraint, default, index or view uses one.
+// dropFunctions makes room for functions whose arguments or results changed. Nothing else depends on the schema's
+// functions: no constraint, default, index or view uses one.
 const dropFunctions = `
 do $$
 declare
@@ -174,12 +174,11 @@ begin
   end loop;
 end $$`
 
-// Functions are everybody's to call unless that is taken back. Nobody ever sees them so, since all of it is
-// one transaction.
+// By default PUBLIC may execute new functions. Nobody sees them in that state, because one transaction does it all.
 const revokeFunctions = `revoke all on all functions in schema canopy from public`
 
-// installFunctions replaces all functions where any of them differs from this version's, and gives the
-// services' roles their rights on them again.
+// installFunctions replaces all functions if any of them differs from this version's, and grants the services' roles
+// their rights again.
 func installFunctions(ctx context.Context, tx pgx.Tx) error {
 	script, want, err := sql.Functions()
 	if err != nil {
@@ -189,7 +188,7 @@ func installFunctions(ctx context.Context, tx pgx.Tx) error {
 	if err != nil || have == want {
 		return err
 	}
-	// Bodies are not checked on creation, since the functions call each other in any order.
+	// Bodies are not checked on creation, because a function may call others created later.
 	for _, text := range []string{"set local check_function_bodies = off", dropFunctions, script, revokeFunctions} {
 		if _, err := tx.Exec(ctx, text); err != nil {
 			return fmt.Errorf("install functions: %w", err)
@@ -213,7 +212,7 @@ type querier interface {
 }
 
 func appliedMigrations(ctx context.Context, q querier) (map[int]time.Time, error) {
-	rows, _ := q.Query(ctx, `select version, applied_at from canopy.migrations`) // the error is Collect's
+	rows, _ := q.Query(ctx, `select version, applied_at from canopy.migrations`) // ForEachRow returns the error
 	applied := map[int]time.Time{}
 	var version int
 	var at time.Time
@@ -227,7 +226,7 @@ func appliedMigrations(ctx context.Context, q querier) (map[int]time.Time, error
 	return applied, nil
 }
 
-// installedFingerprint is empty where no functions were installed yet.
+// installedFingerprint is empty if no functions are installed.
 func installedFingerprint(ctx context.Context, q querier) (string, error) {
 	var fingerprint string
 	err := q.QueryRow(ctx, `select coalesce(max(fingerprint), '') from canopy.installed_functions`).Scan(&fingerprint)

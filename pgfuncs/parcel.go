@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// A NOTIFY payload is text of less than 8,000 bytes. So what one Send says is a parcel: each room's
-// name and data with their lengths (unsigned varints) in front, one after the other, in as many parts
-// as it takes. A part is "sender parcel index count base64". Parts of one transaction arrive in order
-// and with nothing in between; whatever does not fit together is thrown away.
+// A NOTIFY payload is text of less than 8,000 bytes. So one Send makes a parcel: the names and data of all rooms, each
+// preceded by its length (an unsigned varint), split into as many parts as needed. A part is
+// "sender parcel index count base64". Parts of one transaction arrive in order with nothing in between; parts that do
+// not fit together are discarded.
 const (
-	partBytes   = 5850 // 7,800 in base64, and a head
+	partBytes   = 5850 // 7,800 in base64, plus the fields before it
 	parcelBytes = 2 << 20
 )
 
-// pack makes the payloads of a parcel.
+// pack returns the payloads of a parcel.
 func pack(sender string, parcel uint64, batch map[string][]byte) []string {
 	var data []byte
 	for room, said := range batch {
@@ -37,14 +37,14 @@ func appendString[T string | []byte](data []byte, s T) []byte {
 	return append(binary.AppendUvarint(data, uint64(len(s))), s...)
 }
 
-// unpacker puts the parts of parcels together, one parcel at a time.
+// unpacker reassembles parcels from their parts, one parcel at a time.
 type unpacker struct {
-	name string // sender and number of the parcel at hand
-	next int    // the part that has to come
+	name string // sender and number of the current parcel
+	next int    // the index of the next part
 	data []byte
 }
 
-// add takes a payload, and calls hear for what is in the parcel if it was the last part.
+// add takes a payload and, if it is the last part of a parcel, calls hear for each room in the parcel.
 func (u *unpacker) add(payload string, hear func(room string, data []byte)) {
 	name, index, count, part, ok := parsePart(payload)
 	if ok && index == 0 {

@@ -90,7 +90,7 @@ func (db *DB) Subtree(ctx context.Context, room string, node moveop.NodeID, dept
 	return collectPage(rows, limit, func(_ wire.Node, at position) string { return at.String() })
 }
 
-// position is where a node stands in a breadth-first walk: its level from 1, and its place on it.
+// position is the place of a node in a breadth-first walk: its level and its place within that, both from 1.
 type position struct{ level, place int64 }
 
 func (p position) String() string { return fmt.Sprintf("%d.%d", p.level, p.place) }
@@ -112,9 +112,8 @@ func badCursor(cursor string) error {
 		"the cursor %.80q is not one that an earlier page gave as next: begin without a cursor", cursor)
 }
 
-// collectPage reads up to limit nodes, or up to where their properties fill a page; one row more than that means
-// that there is a next page. The room
-// itself always gives a row, with a null node where there is none, so no row at all is an unknown room.
+// collectPage reads up to limit nodes, or until their properties fill a page; one more row means that there is a next
+// page. A known room always yields a row, with a null node if there are none, so no row means an unknown room.
 func collectPage(rows pgx.Rows, limit int, cursor func(wire.Node, position) string) (wire.Page, error) {
 	defer rows.Close()
 	page := wire.Page{Nodes: []wire.Node{}}

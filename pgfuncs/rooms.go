@@ -77,7 +77,7 @@ func collectRoom(doing string, rows pgx.Rows) (wire.Room, error) {
 	return room, nil
 }
 
-// scanRoom reads roomColumns, and what a query has behind them.
+// scanRoom scans roomColumns and any further columns of the query.
 func scanRoom(row pgx.CollectableRow, behind ...any) (wire.Room, error) {
 	var r wire.Room
 	var log, state int64

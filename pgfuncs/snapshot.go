@@ -13,8 +13,8 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// snapshotCopies are the COPY statements of the sections. COPY takes no parameters, so the room comes
-// from a setting of the transaction instead of being pasted into the text.
+// snapshotCopies are the COPY statements of the sections. COPY takes no parameters, so the room is passed as a
+// transaction-local setting rather than spliced into the text.
 var snapshotCopies = map[int]string{
 	format.TagNodes: `copy (
 		select node, parent, order_key, ts, seq, known, cause
@@ -57,8 +57,8 @@ type roomSnapshot struct {
 	header format.Header
 }
 
-// readByIndex has a room that is a small part of its tables read by their keys. The planner, which takes all rows
-// for one room's (see migration 1), would read whole tables, or spend time on compiling the plan.
+// readByIndex makes a room that is a small part of its tables be read by key. The planner, which believes that all rows
+// belong to one room (see migration 1), would read whole tables, or spend time on JIT compilation.
 const readByIndex = `
 	select set_config('enable_seqscan', ((r.ops - r.folded_ops) * 4 >= all_rooms.rows)::text, true),
 	       set_config('jit', 'off', true)

@@ -69,7 +69,7 @@ func (db *DB) IssuedTokens(ctx context.Context, all bool) ([]IssuedToken, error)
 	return tokens, nil
 }
 
-// orZero is the time, zero for none.
+// orZero returns the time, or zero for nil.
 func orZero(t *time.Time) time.Time {
 	if t == nil {
 		return time.Time{}
@@ -96,7 +96,7 @@ func (db *DB) RevocationsAfter(ctx context.Context, after int64, limit int) (lis
 	var expires *time.Time
 	_, err = pgx.ForEachRow(rows, []any{&head, &version, &id, &expires}, func() error {
 		if version == nil {
-			return nil // there is none
+			return nil // no revocations
 		}
 		list = append(list, Revocation{Version: *version, ID: *id, Expires: orZero(expires)})
 		return nil

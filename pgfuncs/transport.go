@@ -14,12 +14,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// notifySQL sends payloads in one transaction. Such a one writes nothing that has to be on disk, so it does
-// not wait for the disk either, and holds the lock of the whole server that a NOTIFY takes for a moment only.
+// notifySQL sends payloads in one transaction. It has nothing to flush to disk, so it holds the server-wide lock that
+// NOTIFY takes at commit only briefly.
 //
-// A payload is "*id" for the heartbeat of one Transport, or a part of a parcel. Whoever may connect to the database
-// may listen and notify, but for the channel's name, which only realtime's role may read. A name may come out, in a
-// log of statements for one: nothing that comes over it may be more than a hint.
+// A payload is a Transport's heartbeat ("*id") or a part of a parcel. Anybody who may connect to the database may
+// listen and notify, if they know the channel's name, which only realtime's role may read. The name may leak, for
+// instance into a log of statements, so payloads must be treated as hints only.
 const notifySQL = `
 	select pg_notify((select name from canopy.notify_channel), payload)
 	  from unnest($1::text[]) as payload`
@@ -48,8 +48,8 @@ type TransportConfig struct {
 type Transport struct {
 	db   *DB
 	cfg  TransportConfig
-	id   string        // tells our own heartbeat
-	beat chan struct{} // a heartbeat is to be sent
+	id   string        // identifies our own heartbeat
+	beat chan struct{} // requests a heartbeat
 
 	mu      sync.Mutex // guards parcels
 	parcels uint64     // sent so far
@@ -126,7 +126,7 @@ func (t *Transport) Follow(string) (unfollow func()) { return func() {} }
 // CarriesOps returns false: operations must not rest on the name of a channel being secret.
 func (t *Transport) CarriesOps() bool { return false }
 
-// keepBeating notifies ourselves, now and then and when asked to. Where that fails the silence tells.
+// keepBeating sends a heartbeat periodically and on request. If that fails, listenOnce notices the silence.
 func (t *Transport) keepBeating(ctx context.Context) {
 	heartbeat := time.NewTicker(t.cfg.Heartbeat)
 	defer heartbeat.Stop()
@@ -141,11 +141,11 @@ func (t *Transport) keepBeating(ctx context.Context) {
 	}
 }
 
-// errSilent ends a connection over which our own heartbeats do not come.
+// errSilent ends a connection that does not deliver our own heartbeats.
 var errSilent = errors.New("no notification arrived for three heartbeats")
 
-// listenOnce listens over one connection until it fails. It calls alive once, when it has heard our
-// own heartbeat: then the whole way works.
+// listenOnce listens on one connection until it fails. It calls alive once, on receiving our own heartbeat, which shows
+// that the whole path works.
 func (t *Transport) listenOnce(ctx context.Context, hear func(string, []byte), alive func()) error {
 	conn, err := t.connect(ctx)
 	if err != nil {
@@ -210,10 +210,10 @@ func (t *Transport) wait(ctx context.Context, conn *pgx.Conn) (payload string, e
 func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = conn.Close(ctx) // the server notices by itself, too
+	_ = conn.Close(ctx) // if that fails, the server notices by itself
 }
 
-// pause waits, or until ctx is done.
+// pause waits for d or until ctx is done.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
