@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,7 +104,7 @@ func (c *devCmd) start(ctx context.Context, b *backend) (err error) {
 func (c *devCmd) announce(env *Env, b *backend) error {
 	ready := devReady{
 		Event: "ready", Realtime: httpURL(b.realtime), Bootstrap: httpURL(b.bootstrap),
-		Database: b.database.url, DataDir: c.DataDir, PID: os.Getpid(),
+		Database: withoutPassword(b.database.url), DataDir: c.DataDir, PID: os.Getpid(),
 	}
 	if c.DatabaseURL != "" {
 		ready.DataDir = ""
@@ -122,6 +123,25 @@ func (c *devCmd) announce(env *Env, b *backend) error {
 
 `, ready.Realtime, "ws"+strings.TrimPrefix(ready.Realtime, "http"), ready.Bootstrap, ready.Database, dataLine(ready.DataDir))
 	return err
+}
+
+// withoutPassword is a database URL that may be shown, and kept in a log.
+func withoutPassword(databaseURL string) string {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Scheme == "" { // name=value pairs
+		if strings.Contains(databaseURL, "password") {
+			return "as given"
+		}
+		return databaseURL
+	}
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	if q := u.Query(); q.Has("password") {
+		q.Del("password")
+		u.RawQuery = q.Encode()
+	}
+	return u.String()
 }
 
 func dataLine(dir string) string {

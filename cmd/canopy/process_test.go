@@ -524,6 +524,22 @@ func TestWithoutAuthenticationTheHostIsThisMachine(t *testing.T) {
 	}
 }
 
+// What dev prints may be kept in a log.
+func TestDevShowsNoPassword(t *testing.T) {
+	t.Parallel()
+	for given, shown := range map[string]string{
+		"postgres://ann:secret@db/canopy?pool_max_conns=5":     "postgres://ann@db/canopy?pool_max_conns=5",
+		"postgres://db/canopy?password=secret&user=ann":        "postgres://db/canopy?user=ann",
+		"postgres://canopy@/canopy?host=%2Ftmp%2Fpg&port=5432": "postgres://canopy@/canopy?host=%2Ftmp%2Fpg&port=5432",
+		"host=db user=ann password='se cret' dbname=canopy":    "as given",
+		"host=db user=ann dbname=canopy":                       "host=db user=ann dbname=canopy",
+	} {
+		if got := withoutPassword(given); got != shown {
+			t.Errorf("%s is shown as %s", given, got)
+		}
+	}
+}
+
 // withDev runs `canopy dev` inside this process, on a database for tests.
 func withDev(t *testing.T, args ...string) *world {
 	t.Helper()

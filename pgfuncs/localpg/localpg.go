@@ -17,6 +17,8 @@
 //
 // A directory with anything in it and no marker is refused with ErrForeign.
 //
+// Fetched binaries are trusted as far as TLS and the repository are: no checksum of theirs is known here.
+//
 // # Who may connect
 //
 // The server listens on no TCP port. Its socket is in a directory of mode 0700 and whoever gets
