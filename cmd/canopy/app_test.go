@@ -199,3 +199,15 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 }
+
+// A URL in --json is one for sed and grep, too.
+func TestJSONHasNoEscapesForHTML(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	if err := printJSON(&Env{Stdout: &out}, "postgres://canopy@/canopy?host=/run&port=5432"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "\"postgres://canopy@/canopy?host=/run&port=5432\"\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

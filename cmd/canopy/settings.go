@@ -87,7 +87,9 @@ func (f jsonFlag) print(env *Env, v any, human func()) error {
 }
 
 func printJSON(env *Env, v any) error {
-	if err := json.NewEncoder(env.Stdout).Encode(v); err != nil {
+	enc := json.NewEncoder(env.Stdout)
+	enc.SetEscapeHTML(false) // a URL is a URL for tools that are not JSON's, too
+	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil
