@@ -153,9 +153,9 @@ type Server struct {
 	metrics  *metrics
 	handler  http.Handler
 	slots    chan struct{} // one element per running snapshot
-	counts   chan struct{} // one element per request for statistics that the source is answering
+	counts   chan struct{} // one element per statistics request that the source is answering
 	encoders sync.Pool     // of *zstd.Encoder
-	spools   *spools       // nil where there are none
+	spools   *spools       // nil if spooling is off
 	draining atomic.Bool   // no new snapshots, not ready
 }
 
@@ -186,9 +186,9 @@ func (s *Server) Close() {
 // the handler sets the deadlines.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// newEncoder compresses in the goroutine that writes, so that there is nothing to wait for when a
-// snapshot is broken off. Level 1 is both smaller and faster than the next on snapshots, which are
-// mostly random ids; for the same reason a larger window gains nothing.
+// newEncoder returns an encoder that compresses in the writing goroutine, so that nothing is left to wait for when a
+// snapshot is aborted. On snapshots, which are mostly random ids, level 1 is both smaller and faster than the next, and
+// a larger window gains nothing.
 func newEncoder() *zstd.Encoder {
 	enc, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),

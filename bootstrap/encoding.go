@@ -13,10 +13,9 @@ const (
 	zstdCode coding = "zstd"
 )
 
-// negotiate chooses the coding by the Accept-Encoding lines of a request (RFC 9110, section 12.5.3).
-// zstd is for those who name it, at least as willingly as they take identity; "*" alone does not
-// show that they can read it, so it brings zstd only where identity is refused. ok is false where
-// neither will do.
+// negotiate chooses the coding from a request's Accept-Encoding lines (RFC 9110, section 12.5.3). It picks zstd if they
+// name it with at least the weight of identity. "*" alone does not show that the client can read zstd, so it means zstd
+// only if identity is refused. ok is false if neither is acceptable.
 func negotiate(lines []string) (c coding, ok bool) {
 	weights := map[string]float64{}
 	for item := range strings.SplitSeq(strings.Join(lines, ","), ",") {
@@ -39,7 +38,7 @@ func negotiate(lines []string) (c coding, ok bool) {
 	return "", false
 }
 
-// parseCoding reads "name" or "name;q=0.5". An item that is neither counts as absent.
+// parseCoding parses "name" or "name;q=0.5". An item that is neither is ignored.
 func parseCoding(item string) (name string, q float64, ok bool) {
 	name, params, weighted := strings.Cut(item, ";")
 	name = strings.ToLower(strings.TrimSpace(name))

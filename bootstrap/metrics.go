@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics are the server's counters. None is labelled by room or user, whose number has no bound.
+// metrics are the server's metrics. None is labelled by room or user, whose number is unbounded.
 type metrics struct {
 	running   prometheus.Gauge
 	snapshots *prometheus.CounterVec // by result

@@ -17,7 +17,7 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// routes uses echo only to find the handler and the room's name. Handlers are plain.
+// routes uses echo only to find the handler and the room's name; handlers are plain http.Handlers.
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = s.routingError
@@ -27,8 +27,8 @@ func (s *Server) routes() http.Handler {
 	return s.cfg.Middleware(s.bodiless(e))
 }
 
-// bodiless refuses requests that have a body. No route uses one, and net/http reads it before it answers, so a
-// client that sends it slowly, or never, could keep its connection open for ever.
+// bodiless refuses requests with a body. No route uses one, and net/http reads it before answering, so a client that
+// sends it slowly, or never, could keep its connection open forever.
 func (s *Server) bodiless(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength == 0 {
@@ -43,7 +43,7 @@ func (s *Server) bodiless(next http.Handler) http.Handler {
 	})
 }
 
-// table has the handlers; openapi.yaml describes each.
+// table maps routes to handlers; openapi.yaml describes each.
 func (s *Server) table() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"/v1/rooms/:room/snapshot": s.inRoom(s.snapshot),
@@ -55,7 +55,7 @@ func (s *Server) table() map[string]http.HandlerFunc {
 	}
 }
 
-// openAPI is the description of the routes, for whoever writes a client.
+// openAPI describes the routes for authors of clients.
 //
 //go:embed openapi.yaml
 var openAPI string
@@ -65,8 +65,8 @@ func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, openAPI) // the peer is gone if this fails
 }
 
-// plain runs a handler behind echo: with the room as path value, a deadline for the answer (whoever
-// answers late moves it on), and counted. A panic is the fault of one request only.
+// plain wraps a handler for echo: it sets the room as path value and a write deadline (which slow answers extend), and
+// counts the request. A panic affects only its own request.
 func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r, w := c.Request(), c.Response()
@@ -83,13 +83,13 @@ func (s *Server) plain(path string, h http.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// allowWrite gives the client StallTimeout from now for taking the answer. Not every ResponseWriter
-// has deadlines; then it is the business of whoever made it.
+// allowWrite gives the client StallTimeout from now to accept the answer. If the ResponseWriter has no deadlines, they
+// are the business of whoever provided it.
 func (s *Server) allowWrite(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.StallTimeout))
 }
 
-// panicked cuts off the response. A handler requests that with http.ErrAbortHandler.
+// panicked aborts the response. A handler requests that with http.ErrAbortHandler.
 func (s *Server) panicked(r *http.Request, cause any) {
 	if cause != http.ErrAbortHandler {
 		s.metrics.panics.Inc()
@@ -98,7 +98,7 @@ func (s *Server) panicked(r *http.Request, cause any) {
 	panic(http.ErrAbortHandler)
 }
 
-// routingError answers requests without a route, or with a method that the route does not have.
+// routingError answers requests that match no route, or whose method the route does not have.
 func (s *Server) routingError(err error, c echo.Context) {
 	status := http.StatusInternalServerError
 	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
@@ -108,7 +108,7 @@ func (s *Server) routingError(err error, c echo.Context) {
 	wire.WriteError(c.Response(), status, wire.NewError(wire.CodeBadRequest, "%s", http.StatusText(status)))
 }
 
-// inRoom passes on a request if the room's name is valid and the token may read the room.
+// inRoom passes a request on if the room's name is valid and the token may read the room.
 func (s *Server) inRoom(h func(w http.ResponseWriter, r *http.Request, room string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		room := r.PathValue("room")
@@ -130,7 +130,7 @@ func (s *Server) authorize(r *http.Request, room string) error {
 	return s.cfg.Authorize(ctx, bearer(r), room)
 }
 
-// bearer is the token of the request, empty if there is none.
+// bearer returns the request's token, empty if there is none.
 func bearer(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -139,7 +139,7 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// refuse answers with an error. Details that are not for clients go to the log.
+// refuse answers with an error. Details not meant for clients go to the log.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	e := wire.AsError(err)
 	status := e.Code.HTTPStatus()
@@ -153,7 +153,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	wire.WriteError(w, status, e)
 }
 
-// isFault tells a source that failed from one that refused.
+// isFault reports whether the source failed rather than refused.
 func isFault(err error) bool {
 	return wire.AsError(err).Code == wire.CodeInternal || errors.Is(err, wire.ErrUnavailable)
 }
@@ -161,7 +161,7 @@ func isFault(err error) bool {
 func (s *Server) stats(w http.ResponseWriter, r *http.Request, room string) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
 	defer cancel()
-	select { // else whoever asks often enough has all connections of the source
+	select { // else frequent requests could take all of the source's connections
 	case s.counts <- struct{}{}:
 		defer func() { <-s.counts }()
 	case <-ctx.Done():
@@ -199,5 +199,5 @@ func (s *Server) writeJSON(w http.ResponseWriter, body any) {
 	s.allowWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell
+	_ = json.NewEncoder(w).Encode(body) // if this fails the peer is gone, with nobody left to tell
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Limits of the HTTP server against peers that send nothing, or too much.
+// Limits that protect the HTTP server from peers that send nothing, or too much.
 const (
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
@@ -43,7 +43,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		err = <-failed
 	}
 	cancel()
-	_ = srv.Close() // what is left is being broken off; there is nothing to learn from it
+	_ = srv.Close() // aborts what is left; the error says nothing new
 	gate.close()
 	s.Close()
 	if !errors.Is(err, http.ErrServerClosed) {
@@ -61,11 +61,11 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server) {
 	}
 }
 
-// gate counts the handlers that run, because http.Server.Close does not wait for them.
+// gate counts running handlers, because http.Server.Close does not wait for them.
 type gate struct {
 	next http.Handler
 
-	mu      sync.Mutex // held where closed changes or running grows, so that Wait cannot miss one
+	mu      sync.Mutex // held when closed changes or running grows, so that Wait cannot miss one
 	closed  bool
 	running sync.WaitGroup
 }
@@ -87,7 +87,7 @@ func (g *gate) enter() bool {
 	return !g.closed
 }
 
-// close lets nobody in any more and waits for those inside.
+// close lets nobody else in and waits for those inside.
 func (g *gate) close() {
 	g.mu.Lock()
 	g.closed = true

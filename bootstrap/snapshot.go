@@ -15,13 +15,13 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// What became of a snapshot: the result in the log line and the label of the metric.
+// The results of a snapshot, in the log line and as the label of the metric.
 const (
 	resultComplete = "complete"
-	resultRefused  = "refused" // by the source, before the first byte: an unknown room for instance
+	resultRefused  = "refused" // by the source, before the first byte, for an unknown room for instance
 	resultBusy     = "busy"    // turned away
 	resultGone     = "gone"    // the client went away, or the server was told to stop
-	resultStalled  = "stalled" // the client took nothing for StallTimeout
+	resultStalled  = "stalled" // the client accepted nothing for StallTimeout
 	resultExpired  = "expired" // it took longer than MaxDuration
 	resultFailed   = "failed"  // the source failed
 )
@@ -42,14 +42,13 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, room string) {
 	s.report(r, st, header, st.outcome(r.Context(), err), time.Since(began), err)
 	switch {
 	case err != nil && st.begun:
-		panic(http.ErrAbortHandler) // breaks the body off: the client must not take it for whole
+		panic(http.ErrAbortHandler) // aborts the body: the client must not take it for complete
 	case err != nil:
 		s.refuse(w, r, err)
 	}
 }
 
-// answer sends the snapshot from a spool, or straight from the database if there are no spools or no space
-// for one.
+// answer sends the snapshot from a spool, or straight from the database if spooling is off or there is no space.
 func (s *Server) answer(ctx context.Context, st *stream, r *http.Request, room string) (format.Header, error) {
 	if key := (spoolKey{room, st.coding}); s.spools != nil && s.spools.fits(key) {
 		header, err := s.spooled(ctx, st, r, key)
@@ -86,8 +85,8 @@ func (s *Server) release() {
 	<-s.slots
 }
 
-// send streams the snapshot. The compressor is finished only after the source has ended its
-// transaction well: a compressed stream whose source failed at the very end stays incomplete.
+// send streams the snapshot. It finishes the compressor only after the source has ended its transaction successfully:
+// if the source fails at the very end, the compressed stream stays incomplete.
 func (s *Server) send(ctx context.Context, room string, st *stream) (header format.Header, err error) {
 	err = s.cfg.Source.Snapshot(ctx, room, func(snap format.Snapshot) error {
 		header = snap.Header()
@@ -100,9 +99,8 @@ func (s *Server) send(ctx context.Context, room string, st *stream) (header form
 	return header, st.finish()
 }
 
-// outcome names the reason for the end. Deadlines and the stream's own error go first: after a failed
-// write net/http cancels the request as if the client had left, and a source that was broken off by
-// either may report anything.
+// outcome names the reason why the snapshot ended. Deadlines and the stream's own error take precedence: after a failed
+// write, net/http cancels the request as if the client had left, and a source aborted by either may report anything.
 func (st *stream) outcome(request context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -144,12 +142,12 @@ func (s *Server) report(r *http.Request, st *stream, h format.Header, result str
 	s.cfg.Logger.LogAttrs(r.Context(), level, "snapshot", attrs...)
 }
 
-// stream is the body of one answer. The first write, which is the snapshot's header, is sent on at
-// once, so that a client knows what to expect while the database still gathers rows.
+// stream is the body of one answer. The first write, which is the snapshot's header, is flushed at once, so that the
+// client knows what to expect while the database still gathers rows.
 type stream struct {
 	coding  coding
-	encoder *zstd.Encoder // nil for identity, and where the bytes come compressed
-	etag    string        // of the spool that they come from
+	encoder *zstd.Encoder // nil for identity, and if the bytes are already compressed
+	etag    string        // of the spool that the bytes come from
 	w       http.ResponseWriter
 	control *http.ResponseController
 	stall   time.Duration
@@ -168,7 +166,7 @@ func (s *Server) newStream(w http.ResponseWriter, code coding, until time.Time) 
 	}
 }
 
-// compress puts a compressor into the stream, where its coding wants one.
+// compress inserts a compressor into the stream if its coding needs one.
 func (s *Server) compress(st *stream) {
 	if st.coding == zstdCode {
 		st.encoder = s.encoders.Get().(*zstd.Encoder)
@@ -176,8 +174,8 @@ func (s *Server) compress(st *stream) {
 	}
 }
 
-// recycle gives the compressor back. It forgets the socket, so that nothing of a stream that was
-// broken off can still be written.
+// recycle returns the compressor to the pool. It detaches the socket first, so that nothing of an aborted stream can
+// still be written.
 func (s *Server) recycle(st *stream) {
 	if st.encoder != nil {
 		st.encoder.Reset(nil)
@@ -234,7 +232,7 @@ func (st *stream) flush() error {
 	return st.flushSocket()
 }
 
-// finish writes what the compressor holds back.
+// finish flushes and ends the compressed stream.
 func (st *stream) finish() error {
 	if st.encoder != nil {
 		if err := st.encoder.Close(); err != nil {
@@ -253,7 +251,7 @@ func (st *stream) flushSocket() error {
 	return nil
 }
 
-// extend moves the socket's deadline on, where it has one (see Server.allowWrite).
+// extend extends the socket's deadline if it has one (see Server.allowWrite).
 func (st *stream) extend() {
 	deadline := time.Now().Add(st.stall)
 	if st.until.Before(deadline) {
@@ -262,7 +260,7 @@ func (st *stream) extend() {
 	_ = st.control.SetWriteDeadline(deadline)
 }
 
-// socket is the stream's lower end, behind the compressor.
+// socket is the stream's lower end, below the compressor.
 type socket stream
 
 func (s *socket) Write(p []byte) (int, error) {

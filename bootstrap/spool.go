@@ -16,56 +16,56 @@ import (
 )
 
 var (
-	// errSpoolFull means that a snapshot does not fit into the space for spooled ones.
+	// errSpoolFull means that a snapshot does not fit into the spool space.
 	errSpoolFull = errors.New("no space left for spooled snapshots")
-	// errNoPlace means that no snapshot may begin now.
+	// errNoPlace means that no snapshot may start now.
 	errNoPlace = wire.NewError(wire.CodeBusy, "too many snapshots at a time: try again later")
 )
 
-// spools are snapshots in files: each is written at the speed of the database and read, from the
-// first byte on, by as many clients as come, each at its own speed. Files are gone when they are too
-// old, when others need their space, and when the process ends. Safe for concurrent use.
+// spools holds snapshots in files. Each is written at the speed of the database and read from its start by any number of
+// clients, each at its own speed. A file is removed when it is too old, when another needs its space, and when the
+// process ends. Safe for concurrent use.
 type spools struct {
 	dir      string
 	maxBytes int64
 	maxAge   time.Duration
 	running  sync.WaitGroup // one per snapshot being written
 
-	mu        sync.Mutex // guards what follows, and the fields of every spool that say so
+	mu        sync.Mutex // guards the fields below, and those of every spool that say so
 	closed    bool
 	used      int64 // bytes in files
 	files     []*spool
-	unspooled map[spoolKey]time.Time // what did not fit, and until when it is not tried again
+	unspooled map[spoolKey]time.Time // what did not fit, and when to try again
 }
 
-// spoolKey is what a spool can be asked for by.
+// spoolKey identifies what a spool contains.
 type spoolKey struct {
 	room   string
 	coding coding
 }
 
-// spool is one snapshot as it goes over the wire, perhaps not all of it yet.
+// spool is one snapshot as it goes over the wire, perhaps still incomplete.
 type spool struct {
 	owner  *spools
 	key    spoolKey
-	etag   string // strong: no other spool has it, and its bytes never change
+	etag   string // strong: unique to this spool, whose bytes never change
 	file   *os.File
-	remove bool // the file has a name still
+	remove bool // the file still has a name
 	cancel context.CancelFunc
 
 	// Guarded by owner.mu.
 	header  format.Header
 	begun   bool  // header is known
 	size    int64 // bytes written
-	done    bool  // there will be no more, because of err if that is not nil
+	done    bool  // nothing more will be written, because of err if that is not nil
 	err     error
 	grown   chan struct{} // closed and replaced when any of the above changes
 	readers int
-	dropped bool // nobody finds it any more; the file goes with the last reader
+	dropped bool // no longer found; the last reader closes the file
 	expiry  *time.Timer
 }
 
-// extent is what there is of a spool, or will be when grown is closed.
+// extent is how much of a spool there is; it has changed when grown is closed.
 type extent struct {
 	size  int64
 	done  bool
@@ -73,8 +73,8 @@ type extent struct {
 	grown <-chan struct{}
 }
 
-// acquire returns the newest spool that matches. Where there is none it makes one and has write write
-// it, in a goroutine of its own. The caller must call release.
+// acquire returns the newest spool that matches. If there is none, it creates one, and write fills it in a goroutine of
+// its own. The caller must call release.
 func (c *spools) acquire(ctx context.Context, key spoolKey, match func(*spool) bool,
 	write func(ctx context.Context, sp *spool) error) (*spool, error) {
 	c.mu.Lock()
@@ -100,7 +100,7 @@ func (c *spools) acquire(ctx context.Context, key spoolKey, match func(*spool) b
 	return sp, nil
 }
 
-// tagged returns the spool with that ETag, nil if it is gone. The caller must call release.
+// tagged returns the spool with that ETag, nil if it is gone. If not nil, the caller must call release.
 func (c *spools) tagged(key spoolKey, etag string) *spool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +117,7 @@ func (c *spools) find(key spoolKey, match func(*spool) bool) *spool {
 	return nil
 }
 
-// fits reports whether a snapshot is worth spooling: not if the last one had too little space.
+// fits reports whether spooling a snapshot is worth trying: not if there recently was too little space for it.
 func (c *spools) fits(key spoolKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,7 +129,7 @@ func (c *spools) fits(key spoolKey) bool {
 	return !failed
 }
 
-// create makes a file without a name, where the system has such: then no crash leaves it behind.
+// create makes a file without a name, if the system allows that, so that no crash leaves it behind.
 func (c *spools) create(key spoolKey) (*spool, error) {
 	file, err := os.CreateTemp(c.dir, "canopy-snapshot-*")
 	if err != nil {
@@ -141,7 +141,7 @@ func (c *spools) create(key spoolKey) (*spool, error) {
 	}, nil
 }
 
-// reserve counts n more bytes, for which older files that nobody reads make room.
+// reserve accounts for n more bytes, removing older files that nobody reads if needed.
 func (c *spools) reserve(n int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,7 +156,7 @@ func (c *spools) reserve(n int64) bool {
 	return true
 }
 
-// drop makes sure that nobody finds the spool any more.
+// drop makes the spool unfindable.
 func (c *spools) drop(sp *spool) {
 	if sp.dropped {
 		return
@@ -174,14 +174,14 @@ func (c *spools) discard(sp *spool) {
 	if !sp.dropped || !sp.done || sp.readers > 0 {
 		return
 	}
-	_ = sp.file.Close() // it is not needed any more, whatever is wrong with it
+	_ = sp.file.Close() // it is no longer needed, whatever is wrong with it
 	if sp.remove {
 		_ = os.Remove(sp.file.Name())
 	}
 	c.used -= sp.size
 }
 
-// close breaks off what is being written, waits for that, and removes all files that nobody reads.
+// close aborts what is being written, waits for that, and removes all files that nobody reads.
 func (c *spools) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -197,8 +197,8 @@ func (c *spools) close() {
 	}
 }
 
-// release ends the use of a spool. One that has no bytes yet, and nobody to wait for them any more, is
-// given up; any other is worth finishing, for whoever was cut off comes back.
+// release ends the use of a spool. If it has no bytes yet and nobody is waiting for them, it is cancelled; otherwise it
+// is worth finishing, because clients that were cut off come back.
 func (sp *spool) release() {
 	sp.owner.mu.Lock()
 	defer sp.owner.mu.Unlock()
@@ -212,7 +212,7 @@ func (sp *spool) release() {
 	}
 }
 
-// begin says what the snapshot is of.
+// begin sets the header.
 func (sp *spool) begin(h format.Header) {
 	sp.owner.mu.Lock()
 	defer sp.owner.mu.Unlock()
@@ -241,7 +241,7 @@ func (sp *spool) announce() {
 	sp.grown = make(chan struct{})
 }
 
-// finish ends the writing. A spool that failed is found by nobody.
+// finish ends the writing. A failed spool is not found again.
 func (sp *spool) finish(err error) {
 	c := sp.owner
 	c.mu.Lock()
@@ -261,7 +261,7 @@ func (sp *spool) finish(err error) {
 	}
 }
 
-// avoid has what found no space not tried again for some time.
+// avoid prevents another attempt for some time after a lack of space.
 func (c *spools) avoid(key spoolKey) {
 	if c.unspooled == nil {
 		c.unspooled = map[spoolKey]time.Time{}
@@ -281,7 +281,7 @@ func (sp *spool) extent() extent {
 	return extent{sp.size, sp.done, sp.err, sp.grown}
 }
 
-// wait waits until all is written.
+// wait waits until everything is written.
 func (sp *spool) wait(ctx context.Context) (size int64, err error) {
 	for {
 		e := sp.extent()

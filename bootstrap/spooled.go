@@ -15,7 +15,7 @@ import (
 	"github.com/canopysync/canopy/realtime/wire"
 )
 
-// spooled answers from a spool, which it has made where there is none of use.
+// spooled answers from a spool, creating one if no existing one is usable.
 func (s *Server) spooled(ctx context.Context, st *stream, r *http.Request, key spoolKey) (format.Header, error) {
 	sp, err := s.spoolFor(ctx, r, key)
 	if err != nil {
@@ -23,7 +23,7 @@ func (s *Server) spooled(ctx context.Context, st *stream, r *http.Request, key s
 	}
 	defer sp.release()
 	st.etag = sp.etag
-	size, whole := int64(0), r.Header.Get("Range") != "" // a part is of something whose length is known
+	size, whole := int64(0), r.Header.Get("Range") != "" // a range needs the total length
 	if whole {
 		size, err = sp.wait(ctx)
 	} else if e := sp.extent(); e.done {
@@ -43,8 +43,8 @@ func (s *Server) spooled(ctx context.Context, st *stream, r *http.Request, key s
 	return sp.header, err
 }
 
-// spoolFor finds the spool that a request to go on names, or one that is of use to a new client: the
-// operations since can be had from the log, and are not too many.
+// spoolFor returns the spool that a resumed request names, or one that is usable for a new client: the operations since
+// are still in the log, and not too many.
 func (s *Server) spoolFor(ctx context.Context, r *http.Request, key spoolKey) (*spool, error) {
 	if etag := r.Header.Get("If-Range"); etag != "" && r.Header.Get("Range") != "" {
 		if sp := s.spools.tagged(key, etag); sp != nil {
@@ -63,14 +63,14 @@ func (s *Server) spoolFor(ctx context.Context, r *http.Request, key spoolKey) (*
 	}, s.fill)
 }
 
-// fill writes a snapshot to a spool. It is what occupies a place, and a database connection.
+// fill writes a snapshot to a spool, occupying a place and a database connection.
 func (s *Server) fill(ctx context.Context, sp *spool) (err error) {
 	if !s.take() {
 		return errNoPlace
 	}
 	defer s.release()
 	defer func() {
-		if cause := recover(); cause != nil { // as in a handler, it is the fault of one snapshot only
+		if cause := recover(); cause != nil { // as in a handler, it affects only this snapshot
 			s.metrics.panics.Inc()
 			err = fmt.Errorf("panic: %v", cause)
 		}
@@ -106,8 +106,7 @@ func (s *Server) fill(ctx context.Context, sp *spool) (err error) {
 	return err
 }
 
-// spoolWriter is the upper end of a spool. The first write, the snapshot's header, is passed on at
-// once.
+// spoolWriter is the upper end of a spool. It flushes the first write, the snapshot's header, at once.
 type spoolWriter struct {
 	sp      *spool
 	encoder *zstd.Encoder // nil for identity
@@ -128,7 +127,7 @@ func (w *spoolWriter) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// serveFile answers with the file or the part of it that is asked for.
+// serveFile answers with the file or the requested part of it.
 func (st *stream) serveFile(r *http.Request, file io.ReadSeeker) error {
 	st.setHeaders()
 	st.begun = true
@@ -139,7 +138,7 @@ func (st *stream) serveFile(r *http.Request, file io.ReadSeeker) error {
 	return st.flushSocket()
 }
 
-// answer is a ResponseWriter that keeps to the deadlines of the stream, and refuses as everybody else here does.
+// answer is a ResponseWriter that keeps to the stream's deadlines and sends errors in this package's form.
 type answer struct {
 	st      *stream
 	refused bool
@@ -158,7 +157,7 @@ func (a *answer) WriteHeader(status int) {
 
 func (a *answer) Write(p []byte) (int, error) {
 	if a.refused {
-		return len(p), nil // a text, in place of which the error went
+		return len(p), nil // a plain text, which our error replaced
 	}
 	return (*socket)(a.st).Write(p)
 }

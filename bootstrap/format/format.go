@@ -56,7 +56,7 @@ const (
 	trailerTag = 0xff
 )
 
-// Maximum sizes, which a writer keeps to and a reader enforces. Their sum bounds a reader's memory.
+// Maximum sizes, which a writer respects and a reader enforces. Their sum bounds a reader's memory.
 const (
 	MaxHeader  = 64 << 10 // bytes of JSON in the header
 	MaxTrailer = 16 << 10 // bytes of JSON in the trailer

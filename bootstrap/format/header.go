@@ -36,7 +36,7 @@ func (h Header) Whole(rows moveop.Digest) moveop.Digest {
 	return rows
 }
 
-// decodeHeader looks at the version before anything else: of a later one nothing is known.
+// decodeHeader checks the version before anything else, because nothing is known about later ones.
 func decodeHeader(text []byte) (Header, error) {
 	var version struct {
 		Format int `json:"format"`
@@ -54,8 +54,8 @@ func decodeHeader(text []byte) (Header, error) {
 	return h, h.validate()
 }
 
-// validate checks what both sides rely on: every known section is there with just the columns that
-// the typed rows expect, and tags and table names are unambiguous.
+// validate checks what both sides rely on: every known section is present with exactly the columns that the typed rows
+// expect, and tags and table names are unambiguous.
 func (h Header) validate() error {
 	if h.Format != Version {
 		return fmt.Errorf("%w: %d", ErrVersion, h.Format)
@@ -97,8 +97,8 @@ func (h Header) section(tag int) (Section, bool) {
 	return h.Sections[i], true
 }
 
-// decodeTrailer is strict where the header's decoding is lenient: the sum does not cover the trailer,
-// so nothing in it may be open to a second reading. Going through maps makes names case-sensitive.
+// decodeTrailer is strict, unlike decodeHeader: the checksum does not cover the trailer, so nothing in it may be
+// ambiguous. Decoding into maps makes names case-sensitive.
 func decodeTrailer(text []byte) (Trailer, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(text, &fields); err != nil {

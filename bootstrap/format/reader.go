@@ -35,12 +35,12 @@ import (
 type Reader struct {
 	src     *source
 	header  Header
-	rows    *Rows // of the section last begun
+	rows    *Rows // of the current section
 	body    *sectionReader
-	done    int              // sections begun
-	counts  map[string]int64 // rows of the sections that are read
+	done    int              // sections started
+	counts  map[string]int64 // rows of the sections read so far
 	trailer Trailer
-	err     error // what Next ended with
+	err     error // the error that Next ended with
 }
 
 // NewReader reads the magic and the header from src. It reads ahead, so data after the snapshot is lost;
@@ -126,8 +126,8 @@ func (r *Reader) begin(section Section) error {
 	return nil
 }
 
-// finishSection reads what the caller has left of the current section, so that its rows are counted
-// whether or not anybody looked at them.
+// finishSection reads the rest of the current section, so that its rows are counted whether or not the caller read
+// them.
 func (r *Reader) finishSection() error {
 	if r.body == nil {
 		return nil
@@ -142,7 +142,7 @@ func (r *Reader) finishSection() error {
 	return nil
 }
 
-// finish takes the sum before it touches the trailer's tag.
+// finish takes the checksum before it reads the trailer's tag.
 func (r *Reader) finish() error {
 	tag, err := r.src.peek()
 	if err != nil {
@@ -188,8 +188,8 @@ func (r *Reader) checkCounts(t Trailer) error {
 	return nil
 }
 
-// source is the stream below: it sums and counts every byte that is taken from it, and turns an end
-// of file into ErrTruncated, because a snapshot never ends where the file happens to.
+// source is the underlying stream. It checksums and counts every byte read, and turns an end of file into ErrTruncated,
+// because a snapshot has an explicit end.
 type source struct {
 	r      *bufio.Reader
 	sum    hash.Hash
@@ -249,8 +249,7 @@ func (s *source) uint32() (uint32, error) {
 	return binary.BigEndian.Uint32(s.word[:4]), nil
 }
 
-// magic tells three things apart: something else altogether, another version, a stream cut so early
-// that it cannot be told.
+// magic tells apart something else altogether, another version, and a stream cut off too early to tell.
 func (s *source) magic() error {
 	got, err := s.r.Peek(len(magic))
 	if err != nil && err != io.EOF {
@@ -268,7 +267,7 @@ func (s *source) magic() error {
 	return ErrNotSnapshot
 }
 
-// block reads a length and as many bytes.
+// block reads a length and that many bytes.
 func (s *source) block(limit uint32) ([]byte, error) {
 	n, err := s.uint32()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 const signature = "PGCOPY\n\xff\r\n\x00"
 
 const (
-	criticalFlags  = 0xffff0000 // flags that a reader must know; none is known here
+	criticalFlags  = 0xffff0000 // flags that a reader must understand; none is understood here
 	maxExtension   = 64 << 10   // bytes of the COPY header's extension area
 	variable       = -1         // the width of a column whose values differ in length
 	initialRowsBuf = 64 << 10
@@ -25,23 +25,23 @@ const (
 type Rows struct {
 	src     io.Reader
 	section Section
-	widths  []int // by column; variable where there is no fixed width
+	widths  []int // by column; variable if not fixed
 	count   int64
 	begun   bool
 	done    bool
 	err     error
 
-	// buf[start:pos] is the part of the current row that is read, buf[pos:end] is ahead of it.
+	// buf[start:pos] is the part of the current row read so far, buf[pos:end] is still unread.
 	// fields are relative to start, because reading more may move the row to the front of buf.
 	buf             []byte
 	start, pos, end int
 	fields          []field
 }
 
-// field is where a value lies; length -1 is null.
+// field is the position of a value; length -1 is null.
 type field struct{ offset, length int }
 
-// reset begins with src, which must hold the COPY data of the section and nothing else. It keeps the buffers.
+// reset starts reading src, which must hold the COPY data of the section and nothing else. It keeps the buffers.
 func (r *Rows) reset(src io.Reader, s Section) {
 	*r = Rows{src: src, section: s, buf: r.buf, widths: r.widths[:0], fields: r.fields[:0]}
 	if r.buf == nil {
@@ -160,7 +160,7 @@ func (r *Rows) readPreamble() error {
 	return nil
 }
 
-// finish checks that nothing follows the COPY trailer. It also makes a chunked section read its end.
+// finish checks that nothing follows the COPY trailer. It also makes a chunked section consume its end.
 func (r *Rows) finish() error {
 	if r.pos == r.end {
 		n, err := io.ReadFull(r.src, r.buf[:1])
@@ -191,7 +191,7 @@ func (r *Rows) fill(n int) error {
 	r.pos, r.end, r.start = r.pos-r.start, r.end-r.start, 0
 	for r.end-r.pos < n {
 		if r.end == len(r.buf) {
-			// By doubling, not to the claimed length at once: a lie costs no more than the bytes behind it.
+			// Doubled, not grown to the claimed length at once: a false length costs no more than the bytes actually sent.
 			r.buf = append(r.buf, make([]byte, len(r.buf))...)
 		}
 		k, err := r.src.Read(r.buf[r.end:])
@@ -203,7 +203,7 @@ func (r *Rows) fill(n int) error {
 	return nil
 }
 
-// cut says what an end of input in the middle means; other errors it leaves alone.
+// cut translates an unexpected end of input; it leaves other errors alone.
 func (r *Rows) cut(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: the COPY data of %s ends at row %d", ErrTruncated, r.section.Table, r.count)

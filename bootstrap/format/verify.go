@@ -57,14 +57,14 @@ func Verify(src io.Reader) (Summary, error) {
 	}
 }
 
-// countRest adds the sections that were skipped.
+// countRest adds the skipped sections.
 func (s *Summary) countRest() {
 	for _, h := range s.Header.Sections[len(s.Sections):] {
 		s.Sections = append(s.Sections, SectionSummary{Tag: h.Tag, Table: h.Table, Rows: s.Trailer.Rows[h.Table]})
 	}
 }
 
-// verifier adds up the digest while the rows go by.
+// verifier accumulates the digest as rows are read.
 type verifier struct {
 	header Header
 	got    moveop.Digest

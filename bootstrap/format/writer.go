@@ -11,8 +11,7 @@ import (
 	"io"
 )
 
-// chunkBytes is how much a Writer gathers before it writes a chunk: Postgres hands over COPY data a
-// row at a time.
+// chunkBytes is how much a Writer buffers before writing a chunk: Postgres delivers COPY data a row at a time.
 const chunkBytes = 64 << 10
 
 // Writer writes one snapshot. After an error it cannot be used further, and the output lacks the trailer, so
@@ -23,7 +22,7 @@ type Writer struct {
 	header Header
 	done   int // sections written
 	rows   map[string]int64
-	chunk  []byte // 4 bytes for the length, then the bytes gathered
+	chunk  []byte // 4 bytes for the length, then the buffered bytes
 }
 
 // NewWriter writes the magic and the header. The header must list all sections of this version (see
@@ -104,7 +103,7 @@ func WriteSnapshot(ctx context.Context, dst io.Writer, s Snapshot) (Trailer, err
 	return w.Finish()
 }
 
-// sectionWriter is the Writer as its section's copy function sees it.
+// sectionWriter is the Writer as seen by a section's copy function.
 type sectionWriter Writer
 
 // Write gathers p into chunks.
