@@ -201,7 +201,7 @@ func newSource(r io.Reader) *source {
 	return &source{r: bufio.NewReaderSize(r, chunkBytes), sum: sha256.New()}
 }
 
-// Read implements io.Reader, but for never returning io.EOF.
+// Read implements io.Reader, except that it never returns io.EOF.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.sum.Write(p[:n])

@@ -15,7 +15,7 @@ import (
 // keyFlags select the keys to verify tokens with.
 type keyFlags struct {
 	AuthKeyFile []string `envar:"CANOPY_AUTH_KEY_FILE" placeholder:"FILE" help:"Accept tokens signed with a key in this file: PEM, a JWK or a JWK Set. May be repeated."`
-	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"The content of such a file. Others may see the command line: put a secret into the variable or a file."`
+	AuthKey     string   `envar:"CANOPY_AUTH_KEY" placeholder:"TEXT" help:"Keys themselves, in the form of an --auth-key-file. Others may see the command line: put a secret into the variable or a file."`
 	AuthJWKSURL string   `name:"auth-jwks-url" envar:"CANOPY_AUTH_JWKS_URL" placeholder:"URL" help:"Fetch the issuer's keys from this URL, as a JWK Set."`
 }
 
