@@ -317,7 +317,7 @@ func TestASecondSignalForces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	request := "POST /v1/rooms/notes/ops HTTP/1.1\r\nHost: canopy\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+	request := "POST /v1/rooms/notes/ops HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
