@@ -176,7 +176,7 @@ type Limits struct {
 	// seconds. Defaults to 20,000, which is more than a room can commit.
 	OpsPerSecond int
 	// MessagesPerSecond is the same for all other frames: presence, pulls, pings, malformed ones. A ping counts
-	// once more for every 10 sockets that its answer lists. Defaults to 500.
+	// once more for every 10 sockets that its answer lists, up to half of a second's. Defaults to 500.
 	MessagesPerSecond int
 	// Wave is the number of sockets closed at a time when the server stops. Defaults to 200.
 	Wave int

@@ -220,6 +220,17 @@ func TestPingsInACrowd(t *testing.T) {
 		if d := time.Since(begin); d < time.Second || d > 3*time.Second { // three messages' worth each
 			t.Errorf("10 pings within %v", d)
 		}
+		for i := range moveop.ReplicaID(180) {
+			s.join("plan", 0x2000+i)
+		}
+		begin = time.Now()
+		b := s.join("plan", 0xb)
+		b.send(wire.Ping{})
+		expect[wire.ServerStatus](b)
+		b.push(1)
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("a push after a ping among 200 took %v", d)
+		}
 	})
 }
 

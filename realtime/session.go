@@ -394,7 +394,8 @@ func (s *session) presence(msg wire.Presence) {
 	}
 }
 
-// pingSockets is the number of sockets listed in the answer to a ping that cost as much as one message.
+// pingSockets is the number of sockets listed in the answer to a ping that cost as much as one message. However many
+// they are, a ping costs half of what a second gives at most: a socket that seldom asks is not held back.
 const pingSockets = 10
 
 func (s *session) ping() {
@@ -402,7 +403,7 @@ func (s *session) ping() {
 	status := wire.ServerStatus{Status: wire.Ready, Head: s.hub.committed}
 	peers := wire.Connections{Clients: s.hub.clients()}
 	s.hub.mu.Unlock()
-	s.messages.spend(len(peers.Clients) / pingSockets)
+	s.messages.spend(min(len(peers.Clients)/pingSockets, s.srv.cfg.Limits.MessagesPerSecond/2))
 	s.reply(status)
 	s.reply(peers)
 }
