@@ -32,7 +32,7 @@ const (
 	None  Access = iota // the room does not exist for the bearer
 	Read                // see everything in the room, and who is in it
 	Write               // push operations; the first one creates the room
-	Admin               // administer the room
+	Admin               // the same: rooms are administered on the database
 )
 
 var accessNames = [...]string{None: "none", Read: "read", Write: "write", Admin: "admin"}
@@ -45,8 +45,8 @@ func (a Access) String() string {
 	return accessNames[a]
 }
 
-// ParseAccess returns the level with the given name in claims: "read", "write" or "admin".
-func ParseAccess(name string) (Access, error) {
+// parseAccess returns the level with the given name in claims: "read", "write" or "admin".
+func parseAccess(name string) (Access, error) {
 	for a := Read; a <= Admin; a++ {
 		if accessNames[a] == name {
 			return a, nil
@@ -68,7 +68,7 @@ func ParseGrant(text string) (Grant, error) {
 	if !ok {
 		return Grant{}, fmt.Errorf("grant %.200q is not of the form ROOM=ACCESS", text)
 	}
-	access, err := ParseAccess(name)
+	access, err := parseAccess(name)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -100,7 +100,7 @@ func (g *Grant) UnmarshalJSON(text []byte) error {
 	if err := firstError(members.text("room", &g.Room), members.text("access", &access)); err != nil {
 		return err
 	}
-	if g.Access, err = ParseAccess(access); err != nil {
+	if g.Access, err = parseAccess(access); err != nil {
 		return err
 	}
 	return g.check()

@@ -17,17 +17,17 @@ const (
 	PageBytes = 4 << 20
 )
 
-// RoomPattern is the regular expression that room names match.
-const RoomPattern = `^[a-z0-9][a-z0-9_.-]{0,127}$`
+// roomPattern is the regular expression that room names match.
+const roomPattern = `^[a-z0-9][a-z0-9_.-]{0,127}$`
 
-var roomName = regexp.MustCompile(RoomPattern)
+var roomName = regexp.MustCompile(roomPattern)
 
 // ValidRoom checks a room name. The error is an *Error with CodeBadRequest.
 func ValidRoom(name string) error {
 	if roomName.MatchString(name) {
 		return nil
 	}
-	return NewError(CodeBadRequest, "room name %.140q does not match %s", name, RoomPattern)
+	return NewError(CodeBadRequest, "room name %.140q does not match %s", name, roomPattern)
 }
 
 // Room is a room's identity and position.

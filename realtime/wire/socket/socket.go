@@ -20,8 +20,8 @@ const (
 	writeTimeout     = 15 * time.Second
 	goodbye          = time.Second // for leaving in good order
 
-	// Silence is how long the server may send nothing before it counts as gone. It pings every 20 s.
-	Silence = time.Minute
+	// silence is how long the server may send nothing before it counts as gone. It pings every 20 s.
+	silence = time.Minute
 )
 
 // ErrProtocol is wrapped by Dial's error if the server speaks no version of the protocol that this program
@@ -132,7 +132,7 @@ func (c *Conn) Receive() (wire.Message, error) {
 	}
 }
 
-func (c *Conn) hear() { _ = c.ws.SetReadDeadline(time.Now().Add(Silence)) }
+func (c *Conn) hear() { _ = c.ws.SetReadDeadline(time.Now().Add(silence)) }
 
 // Expire gives sends and receives under way one more second.
 func (c *Conn) Expire() { _ = c.ws.NetConn().SetDeadline(time.Now().Add(goodbye)) }
