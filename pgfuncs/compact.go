@@ -152,7 +152,7 @@ func (db *DB) Horizon(ctx context.Context, age time.Duration) (moveop.Timestamp,
 	return moveop.NewTimestamp(max(0, now.Add(-age).UnixMilli()), 0, 0), nil
 }
 
-// purgePage is how many deleted nodes one call examines, and how many nodes it removes at most. A larger deleted
+// purgePage is how many deleted nodes, and about how many nodes of their subtrees, one call examines. A larger deleted
 // subtree stays.
 const purgePage = 10_000
 

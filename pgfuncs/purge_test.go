@@ -104,6 +104,40 @@ func TestPurgedNodesCannotBeNamed(t *testing.T) {
 	db.apply(t, room, move(2, 201, node("C"), moveop.Root))
 }
 
+// Subtrees that stay count for a page as well: a Trash of many large ones kept its room locked until all were looked at.
+func TestPurgePagesCountWhatStays(t *testing.T) {
+	t.Parallel()
+	db := openDatabase(t)
+	room := db.newRoom(t)
+	const tops, limit = 5, 10
+	var ops []moveop.Op
+	ms := int64(1)
+	for i := range tops {
+		top := node(fmt.Sprint("n", i))
+		ops = append(ops, move(1, ms, top, moveop.Root))
+		for j := range 2 * limit {
+			ops = append(ops, move(1, ms+1+int64(j), node(fmt.Sprint("n", i, j)), top))
+		}
+		ops = append(ops, move(1, ms+50, top, moveop.Trash))
+		ms += 100
+	}
+	db.apply(t, room, ops...)
+	db.compact(t, room, at(ms))
+	var key, after *string
+	calls := 0
+	for done := false; !done; calls++ {
+		var n int
+		err := db.pool.QueryRow(t.Context(), `select next_key, next_node::text, purged, done from canopy.purge($1, $2, $3, $4::uuid, $5)`,
+			room, at(ms).String(), key, after, limit).Scan(&key, &after, &n, &done)
+		if err != nil || n != 0 {
+			t.Fatalf("%d nodes purged (%v)", n, err)
+		}
+	}
+	if calls < tops {
+		t.Errorf("%d calls looked at %d subtrees of %d nodes, more than a page each", calls, tops, 2*limit+1)
+	}
+}
+
 // Trash is gone through in pages, and what has to stay does not keep the rest.
 func TestPurgeInPages(t *testing.T) {
 	t.Parallel()

@@ -2,8 +2,8 @@
 -- a whole if it was deleted at or before p_before, nothing logged of it is after the room's horizon, and no move
 -- in history of a node outside names one of its nodes as parent. Only the ids of its nodes stay: operations that
 -- name them are refused from then on.
--- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to continue after, null at first; how
--- many deleted nodes to examine, and how many nodes to remove at most. A larger subtree stays.
+-- Arguments: the room's name; the timestamp; the (order_key, node) in Trash to continue after, null at first; the page
+-- size: how many deleted nodes, and (about) how many nodes of their subtrees, to examine. A larger subtree stays.
 -- Returns where to continue; how many nodes were removed; whether all of Trash has been examined.
 -- Locks: the room's row, for O(p_limit + moves in history that name its nodes as parent), and see uncount_buckets.
 -- Errors: CN404 no such room; 22023 p_limit is not positive; CN501 not READ COMMITTED. Idempotent.
@@ -22,7 +22,8 @@ declare
   v_room   canopy.rooms;
   v_top    record;
   v_looked bigint := 0;
-  v_below  uuid[];
+  v_spent  bigint := 0;     -- nodes looked at below those, removable or not
+  v_below  record;
   v_nodes  uuid[] := '{}';
   v_tops   uuid[] := '{}';  -- for each of v_nodes, the deleted node at the top
 begin
@@ -44,14 +45,20 @@ begin
      order by n.order_key, n.node
      limit p_limit
   loop
+    if v_spent >= p_limit then
+      done := false;
+      exit;
+    end if;
     if v_top.ts <= p_before and v_top.ts <= v_room.horizon then
-      v_below := coalesce(canopy.settled_below(v_room, v_top.node, p_limit), '{}');
-      if cardinality(v_nodes) + cardinality(v_below) > p_limit then
+      select coalesce(b.nodes, '{}') as nodes, b.looked into v_below
+        from canopy.settled_below(v_room, v_top.node, p_limit) as b;
+      v_spent := v_spent + v_below.looked;
+      if cardinality(v_nodes) + cardinality(v_below.nodes) > p_limit then
         done := false; -- the next call starts with it
         exit;
       end if;
-      v_nodes := v_nodes || v_below;
-      v_tops := v_tops || array_fill(v_top.node, array[cardinality(v_below)]);
+      v_nodes := v_nodes || v_below.nodes;
+      v_tops := v_tops || array_fill(v_top.node, array[cardinality(v_below.nodes)]);
     end if;
     v_looked := v_looked + 1;
     next_key := v_top.order_key;

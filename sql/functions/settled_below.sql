@@ -1,14 +1,14 @@
 -- settled_below: a node and everything below it now, if that is at most p_limit nodes and nothing logged of any of
 -- them is after the room's horizon.
--- Arguments: the room's row; the node; the limit. Returns the nodes; null if there are more or not all are settled.
+-- Arguments: the room's row; the node; the limit. Returns the nodes, null if there are more or not all are settled;
+-- and how many it looked at.
 -- Cost: O(p_limit). Locks, errors: none; UNION makes it terminate even on a damaged tree.
-create function canopy.settled_below(p_room canopy.rooms, p_node uuid, p_limit bigint)
-returns uuid[]
+create function canopy.settled_below(
+  p_room canopy.rooms, p_node uuid, p_limit bigint,
+  out nodes uuid[], out looked bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_below uuid[];
 begin
   with recursive below(node) as (
     select p_node
@@ -19,10 +19,10 @@ begin
        select n.node from canopy.nodes n where n.room_id = p_room.room_id and n.parent = below.node offset 0
      ) as child
   )
-  select array_agg(b.node) into v_below from (select node from below limit p_limit + 1) as b;
-  if cardinality(v_below) > p_limit or exists (
+  select array_agg(b.node), count(*) into nodes, looked from (select node from below limit p_limit + 1) as b;
+  if looked > p_limit or exists (
     select 1
-      from unnest(v_below) as b(node)
+      from unnest(nodes) as b(node)
      cross join lateral (
        select n.ts from canopy.nodes n where n.room_id = p_room.room_id and n.node = b.node
        union all
@@ -38,7 +38,6 @@ begin
        offset 0) as logged
      where logged.ts > p_room.horizon)
   then
-    return null;
+    nodes := null;
   end if;
-  return v_below;
 end $$;
