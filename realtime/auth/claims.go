@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// maxNameBytes bounds a subject, the id of a token and that of a key.
+	// maxNameBytes bounds a subject, a token id and a key id.
 	maxNameBytes = 128
 	// maxTime is the last second that a claim may name: the end of the year 9999.
 	maxTime = 253402300799
 )
 
-// members are those of a JSON object, by their exact names: encoding/json would take "ROOMS" for rooms.
+// members are the members of a JSON object by their exact names: encoding/json would accept "ROOMS" for rooms.
 type members map[string]json.RawMessage
 
-// object reads a JSON object. It refuses one with the same name twice, of which one program may read
-// the first value and another the last.
+// object reads a JSON object. It refuses duplicate names, because one program may use the first value and another the
+// last.
 func object(text []byte) (members, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
@@ -42,7 +42,7 @@ func object(text []byte) (members, error) {
 		if err := dec.Decode(&value); err != nil {
 			return nil, err
 		}
-		key, _ := name.(string) // an object's names are strings
+		key, _ := name.(string) // names in an object are always strings
 		if _, twice := m[key]; twice {
 			return nil, fmt.Errorf("duplicate member %.40q", key)
 		}
@@ -57,13 +57,13 @@ func object(text []byte) (members, error) {
 	return m, nil
 }
 
-// has reports whether a member is there and not null.
+// has reports whether a member is present and not null.
 func (m members) has(name string) bool {
 	value, ok := m[name]
 	return ok && string(value) != "null"
 }
 
-// text reads a string; one that is not there is empty.
+// text reads a string, empty if missing.
 func (m members) text(name string, to *string) error {
 	if !m.has(name) {
 		return nil
@@ -74,7 +74,7 @@ func (m members) text(name string, to *string) error {
 	return nil
 }
 
-// name reads a string that is shown, logged or kept.
+// name reads a string that will be shown, logged or stored.
 func (m members) name(name string, to *string) error {
 	if err := m.text(name, to); err != nil {
 		return err
@@ -100,7 +100,7 @@ func checkName(text string) error {
 	return nil
 }
 
-// time reads a NumericDate; one that is not there is zero.
+// time reads a NumericDate, zero if missing.
 func (m members) time(name string, to *time.Time) error {
 	if !m.has(name) {
 		return nil
@@ -169,7 +169,7 @@ func (c Claims) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// registered is Claims for package jwt, which asks by these methods.
+// registered implements the interface by which package jwt reads claims.
 type registered struct{ *Claims }
 
 func numericDate(t time.Time) *jwt.NumericDate {

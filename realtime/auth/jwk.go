@@ -13,11 +13,11 @@ import (
 	"slices"
 )
 
-// errOtherUse means a key that is fine, but not for the tokens that we take.
+// errOtherUse means that a key is valid, but not for the tokens that we accept.
 var errOtherUse = errors.New("the key is for something else")
 
-// parseJWKs reads a JWK or a JWK Set. A set may hold keys for other uses and algorithms, which are left
-// out; a key that is damaged makes the whole set bad, rather than less than it seems.
+// parseJWKs reads a JWK or a JWK Set. It skips a set's keys for other uses and algorithms, but a damaged key makes the
+// whole set invalid, rather than silently smaller.
 func parseJWKs(text []byte) ([]Key, error) {
 	m, err := object(text)
 	if err != nil {
@@ -77,7 +77,7 @@ func parseJWK(m members) (Key, error) {
 	return newKey(id, public, private)
 }
 
-// jwkKinds are the kinds of keys and the one algorithm that each is for.
+// jwkKinds are the kinds of keys, and the one algorithm for each.
 var jwkKinds = map[string]struct {
 	algorithm string
 	keys      func(members) (public, private any, err error)
@@ -88,7 +88,7 @@ var jwkKinds = map[string]struct {
 	"OKP": {EdDSA, edJWK},
 }
 
-// bytes reads base64url; it is nil where there is none.
+// bytes reads base64url, nil if missing.
 func (m members) bytes(name string, to *[]byte) error {
 	var text string
 	if err := m.text(name, &text); err != nil || text == "" {

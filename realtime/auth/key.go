@@ -29,7 +29,7 @@ const (
 var algorithms = []string{HS256, RS256, ES256, EdDSA}
 
 const (
-	// minSecretBytes is what RFC 7518 wants for HS256.
+	// minSecretBytes is what RFC 7518 requires for HS256.
 	minSecretBytes = 32
 	// The bounds of an RSA modulus. Larger ones make verification slow enough to be an attack.
 	minRSABits, maxRSABits = 2048, 8192
@@ -48,7 +48,7 @@ type Key struct {
 	fingerprint fingerprint
 }
 
-// fingerprint tells keys apart, whatever they are called.
+// fingerprint identifies a key, whatever its id.
 type fingerprint [sha256.Size]byte
 
 func (k Key) print() (fingerprint, error) {
@@ -65,8 +65,8 @@ func (k Key) print() (fingerprint, error) {
 // Signs reports whether the key can sign.
 func (k Key) Signs() bool { return k.private != nil }
 
-// newKey pins the algorithm by the type of the key, and refuses weak ones. Private, which may be nil,
-// is the private part of public; for HS256 both are the secret.
+// newKey derives the algorithm from the type of the key, and refuses weak keys. private, which may be nil, is the
+// private part of public; for HS256 both are the secret.
 func newKey(id string, public, private any) (Key, error) {
 	k := Key{ID: id, public: public, private: private}
 	if err := checkName(id); err != nil {
@@ -129,7 +129,7 @@ func GenerateKey(algorithm string, random io.Reader) (Key, error) {
 	return Key{}, fmt.Errorf("generate key: the algorithm %.40q is unknown", algorithm)
 }
 
-// pair makes a key of what a generator or parser of private keys returns.
+// pair makes a Key from the result of a generator or parser of private keys.
 func pair(id string) func(private crypto.Signer, err error) (Key, error) {
 	return func(private crypto.Signer, err error) (Key, error) {
 		if err != nil {
@@ -173,7 +173,7 @@ func parsePEM(text []byte) ([]Key, error) {
 			return nil, errors.New("malformed PEM")
 		}
 		text = bytes.TrimSpace(rest)
-		if block.Type == "EC PARAMETERS" { // which openssl puts before a key that says the same
+		if block.Type == "EC PARAMETERS" { // which openssl writes before a key that contains the same
 			continue
 		}
 		key, err := parseBlock(block)

@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// maxKeys is the number of keys of one source: a token that names none is tried with each.
+	// maxKeys is the maximum number of keys in one source: a token that names none is tried with each.
 	maxKeys = 64
-	// maxKeyBytes is the size of what one source may have.
+	// maxKeyBytes is the maximum size of one source.
 	maxKeyBytes = 256 << 10
-	// fetchTimeout is the time for getting the keys of all sources.
+	// fetchTimeout is the time limit for reading all sources.
 	fetchTimeout = 5 * time.Second
 )
 
@@ -27,7 +27,7 @@ const (
 type Source struct {
 	name string
 	load func(ctx context.Context) ([]Key, error)
-	near bool // it costs nothing to look all the time
+	near bool // cheap enough to check all the time
 }
 
 // Text returns a constant source: PEM, a JWK or a JWK Set, for example from the environment. The name is for
@@ -57,7 +57,7 @@ func URL(address string, transport http.RoundTripper) (Source, error) {
 		return Source{}, fmt.Errorf("%.200q is not an https URL", address)
 	}
 	if transport == nil {
-		transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true} // it is asked seldom
+		transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true} // requests are rare
 	}
 	client := &http.Client{
 		Transport:     transport,
@@ -127,13 +127,13 @@ type KeyringConfig struct {
 type Keyring struct {
 	cfg KeyringConfig
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	keys    [][]Key    // by source
 	there   map[fingerprint]struct{}
-	failing bool // a file could not be read; said once
+	failing bool // a file could not be read; logged once
 	loaded  time.Time
 	tried   time.Time
-	reading chan struct{} // closed at the end of the reading under way; nil if there is none
+	reading chan struct{} // closed when the read in progress ends; nil if there is none
 }
 
 // NewKeyring returns a keyring without keys. Load reads them.
@@ -169,7 +169,7 @@ func (k *Keyring) Load(ctx context.Context) error {
 	return nil
 }
 
-// read reads all sources. What cannot be read is nil.
+// read reads all sources. The keys of a source that cannot be read are nil.
 func (k *Keyring) read(ctx context.Context) ([][]Key, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
@@ -203,7 +203,7 @@ func (k *Keyring) Run(ctx context.Context) {
 	}
 }
 
-// watch reads what is near.
+// watch reads the near sources.
 func (k *Keyring) watch(ctx context.Context) {
 	keys, failed := make([][]Key, len(k.cfg.Sources)), error(nil)
 	for i, source := range k.cfg.Sources {
@@ -246,7 +246,7 @@ func (k *Keyring) replace(keys [][]Key) {
 	k.there = there
 }
 
-// has reports whether a key is still there. It does no I/O.
+// has reports whether a key is still in the keyring. It does no I/O.
 func (k *Keyring) has(key fingerprint) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -254,8 +254,7 @@ func (k *Keyring) has(key fingerprint) bool {
 	return there
 }
 
-// find returns the keys that may have signed a token with this header. All of them are for its
-// algorithm.
+// find returns the keys that may have signed a token with this header. All of them are for its algorithm.
 func (k *Keyring) find(ctx context.Context, head header) []Key {
 	keys, known := k.match(head)
 	if known && !k.isOld() {
@@ -272,8 +271,8 @@ func (k *Keyring) isOld() bool {
 	return k.cfg.Now().Sub(k.loaded) >= k.cfg.Refresh
 }
 
-// match looks among the keys at hand. Keys with the token's id, of which known tells, go before keys
-// without any, which stand for any id: an issuer may name what is known here by its PEM alone.
+// match searches the loaded keys. Keys with the token's id come first; known reports whether there are any. Then come
+// keys without an id, which match any: an issuer may give an id to a key that is known here only as PEM.
 func (k *Keyring) match(head header) (keys []Key, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -295,8 +294,7 @@ func (k *Keyring) match(head header) (keys []Key, known bool) {
 	return nameless, false
 }
 
-// refresh reads the sources again, unless that was done just now. One caller does it; others wait for
-// it if they want to.
+// refresh reads the sources again, unless that was done just now. One caller does it; others may wait for it.
 func (k *Keyring) refresh(ctx context.Context, wait bool) {
 	k.mu.Lock()
 	if reading := k.reading; reading != nil {
@@ -319,7 +317,7 @@ func (k *Keyring) refresh(ctx context.Context, wait bool) {
 	k.reading = reading
 	k.mu.Unlock()
 
-	keys, err := k.read(context.WithoutCancel(ctx)) // others wait for it too
+	keys, err := k.read(context.WithoutCancel(ctx)) // other callers wait for it too
 	if err != nil {
 		k.cfg.Logger.Warn("cannot read keys again, keeping the current ones", "error", err)
 	}

@@ -43,12 +43,12 @@ type RevocationsConfig struct {
 type Revocations struct {
 	cfg RevocationsConfig
 
-	mu      sync.Mutex // guards what follows
-	last    int64      // the greatest version that is known
+	mu      sync.Mutex // guards the fields below
+	last    int64      // the greatest known version
 	expires map[string]time.Time
-	fresh   time.Time // when the list was last known to be whole; zero: never
+	fresh   time.Time // when the list was last known to be complete; zero: never
 	pruned  time.Time
-	failing bool // the last reading failed; said once
+	failing bool // the last read failed; logged once
 }
 
 // keepExpired is how long a token is kept in the list after its expiry: beyond any leeway.
@@ -89,7 +89,7 @@ func (r *Revocations) Run(ctx context.Context) {
 	}
 }
 
-// report logs that reading began to fail, or works again.
+// report logs that reading has started to fail, or works again.
 func (r *Revocations) report(err error) {
 	r.mu.Lock()
 	failing := r.failing
@@ -103,7 +103,7 @@ func (r *Revocations) report(err error) {
 	}
 }
 
-// batch is how many revocations are read at a time.
+// batch is how many revocations are read at once.
 const batch = 1000
 
 // Load reads new revocations from the log.
@@ -128,11 +128,11 @@ func (r *Revocations) known() int64 {
 	return r.last
 }
 
-// take adds to the list, and reports whether it is whole.
+// take adds to the list, and reports whether it is complete.
 func (r *Revocations) take(list []Revocation, head int64, at time.Time) (whole bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if head < r.last { // the log was restored from a backup: it counts anew
+	if head < r.last { // the log was restored from a backup: read it from the start
 		r.last = 0
 		return false
 	}
@@ -148,7 +148,7 @@ func (r *Revocations) take(list []Revocation, head int64, at time.Time) (whole b
 	return true
 }
 
-// prune forgets what has expired anyway. The caller holds mu.
+// prune forgets tokens that have expired anyway. The caller holds mu.
 func (r *Revocations) prune(now time.Time) {
 	if now.Sub(r.pruned) < time.Minute {
 		return
@@ -169,8 +169,8 @@ func (r *Revocations) Revoked(id string) bool {
 	return revoked
 }
 
-// check refuses a revoked token, and one that may be: without knowing, nobody new is let in. Tokens
-// without an id cannot be revoked.
+// check refuses a revoked token, and every token with an id while the list is stale. Tokens without an id cannot be
+// revoked.
 func (r *Revocations) check(id string) error {
 	if id == "" {
 		return nil

@@ -17,7 +17,7 @@ import (
 // MaxTokenBytes is the maximum length of a token in bytes.
 const MaxTokenBytes = 8 << 10
 
-// tokenAlphabet is what a token consists of. Decoders of base64 skip line ends.
+// tokenAlphabet is the characters of a token. It is checked because base64 decoders skip line ends.
 const tokenAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 
 // MaxLeeway is the maximum of VerifierConfig.Leeway: revocations are kept for a day after expiry.
@@ -109,7 +109,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	return claims, v.cfg.Revocations.check(claims.ID)
 }
 
-// parse reads a token that one of the keys has signed, and notes which.
+// parse reads a token signed by one of the keys, and records which.
 func (v *Verifier) parse(token string, keys []Key) (claims Claims, err error) {
 	for _, key := range keys {
 		_, err = v.parser.ParseWithClaims(token, &registered{&claims}, func(*jwt.Token) (any, error) { return key.public, nil })
@@ -138,7 +138,7 @@ var (
 	errSubject  = errors.New("the token has no sub")
 )
 
-// check is what package jwt does not ask for.
+// check makes the checks that package jwt does not.
 func (v *Verifier) check(claims Claims) error {
 	if v.cfg.Audience == "" && len(claims.Audience) > 0 {
 		return errAudience
@@ -149,7 +149,7 @@ func (v *Verifier) check(claims Claims) error {
 	return nil
 }
 
-// refusals are the reasons that a bearer is told, in place of the words of package jwt.
+// refusals are the reasons given to a bearer, in place of package jwt's messages.
 var refusals = []struct {
 	is   error
 	text string
@@ -177,12 +177,11 @@ func unauthorized(format string, args ...any) *wire.Error {
 	return wire.NewError(wire.CodeUnauthorized, format, args...)
 }
 
-// header is the part of a token's header that counts.
+// header is the part of a token's header that is used.
 type header struct{ algorithm, keyID string }
 
-// parseHeader reads a token's header: the algorithm and the id of the key, and nothing else. A key, or
-// where to get one, may be in it (jwk, jku, x5c, x5u), and is ignored; crit names what may not be
-// ignored, and nothing of it is known here.
+// parseHeader reads the algorithm and the key id from a token's header. It ignores keys and addresses of keys (jwk, jku,
+// x5c, x5u). It refuses crit, which lists extensions that must not be ignored, because none is implemented.
 func parseHeader(token string) (header, error) {
 	segment, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(segment)

@@ -38,11 +38,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// inboxMessages is how many messages may wait to be heard. They hold 32 KiB at most, but for lists of
-// members; beyond that they are lost, and Listen says so.
+// inboxMessages is how many messages may wait to be processed, each of at most 32 KiB except for lists of members.
+// Further ones are lost, and Listen reports that.
 const inboxMessages = 1024
 
-// The server is asked for a sign of life every pingInterval, and given up after two that it did not answer.
+// The server is pinged every pingInterval, and given up after two unanswered pings.
 const pingInterval = 5 * time.Second
 
 // Transport carries messages between realtime processes.
@@ -50,9 +50,9 @@ type Transport struct {
 	cfg   Config
 	conn  *nats.Conn
 	inbox chan *nats.Msg
-	stir  chan struct{} // the connection is another than before, or messages were lost
+	stir  chan struct{} // the connection is a new one, or messages were lost
 	up    atomic.Bool   // there is a connection, with all its subscriptions
-	lost  atomic.Bool   // some messages were
+	lost  atomic.Bool   // some messages were lost
 }
 
 // Open connects to the server. If the server cannot be reached, the transport keeps trying until Close; Open
@@ -79,7 +79,7 @@ func Open(cfg Config) (*Transport, error) {
 	return t, nil
 }
 
-// checkPrefix refuses what would be no subject, or more than one.
+// checkPrefix refuses a prefix that is not a single valid subject.
 func checkPrefix(prefix string) error {
 	for token := range strings.SplitSeq(prefix, ".") {
 		if token == "" || strings.ContainsAny(token, "*> \t\r\n\x00") {
@@ -95,9 +95,9 @@ func (t *Transport) options() []nats.Option {
 		nats.NoEcho(),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // credentials may be put right while we run
+		nats.IgnoreAuthErrorAbort(), // credentials may be corrected while we run
 		nats.ReconnectWait(250 * time.Millisecond),
-		nats.ReconnectBufSize(-1), // what cannot be sent now is said anew later
+		nats.ReconnectBufSize(-1), // what cannot be sent now is composed anew later
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(2),
 		nats.FlusherTimeout(pingInterval),
@@ -127,7 +127,7 @@ func (t *Transport) connected(conn *nats.Conn) {
 	t.signal()
 }
 
-// loses notes that messages may have been lost.
+// loses records that messages may have been lost.
 func (t *Transport) loses(what string, err error) {
 	t.lost.Store(true)
 	t.signal()
@@ -144,7 +144,7 @@ func (t *Transport) signal() {
 // Close ends the connection.
 func (t *Transport) Close() { t.conn.Close() }
 
-// roomSubject is in front of the names of rooms.
+// roomSubject precedes the names of rooms.
 const roomSubject = ".room."
 
 func (t *Transport) subject(room string) string {
@@ -172,7 +172,7 @@ func (t *Transport) Send(ctx context.Context, batch map[string][]byte) error {
 	}
 	for room, data := range batch {
 		err := t.conn.Publish(t.subject(room), data)
-		if errors.Is(err, nats.ErrMaxPayload) { // saying it again would not help
+		if errors.Is(err, nats.ErrMaxPayload) { // sending it again would not help
 			t.cfg.Logger.Warn("message too long for the NATS server", "room", room, "bytes", len(data), "limit", t.conn.MaxPayload())
 			continue
 		}
@@ -206,7 +206,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 			if t.lost.Swap(false) || !up {
 				set(false)
 			}
-			set(up && t.conn.FlushTimeout(pingInterval) == nil) // the server has taken what we follow
+			set(up && t.conn.FlushTimeout(pingInterval) == nil) // the server has processed our subscriptions
 		}
 	}
 }
@@ -214,7 +214,7 @@ func (t *Transport) Listen(ctx context.Context, hear func(room string, data []by
 // Follow subscribes to a room's messages until unfollow is called.
 func (t *Transport) Follow(room string) (unfollow func()) {
 	sub, err := t.conn.ChanSubscribe(t.subject(room), t.inbox)
-	if err != nil { // closed; there is nothing to hear
+	if err != nil { // closed: nothing more arrives
 		return func() {}
 	}
 	return func() { _ = sub.Unsubscribe() }

@@ -35,7 +35,7 @@ const MaxFrameOps = 10000
 
 const frameVersion = 1
 
-// typeNumbers are part of the format; numbers are never used again.
+// typeNumbers are part of the format; numbers are never reused.
 var typeNumbers = map[string]byte{
 	"hello": 0x01, "welcome": 0x02, "resync": 0x03, "ops": 0x04, "push": 0x05, "ack": 0x06,
 	"nack": 0x07, "pull": 0x08, "head": 0x09, "presence": 0x0a, "connections": 0x0b, "ping": 0x0c,
@@ -50,7 +50,7 @@ var typeNames = func() map[byte]string {
 	return names
 }()
 
-// statuses are the statuses by number; 0 is none.
+// statuses maps numbers to statuses; 0 is none.
 var statuses = [...]Status{1: StatusApplied, 2: StatusIneffective, 3: StatusDuplicate}
 
 // CodecFor returns the codec of a subprotocol.
@@ -148,7 +148,7 @@ func (binaryCodec) Decode(frame []byte) (Message, error) {
 
 var errTruncated = errors.New("the frame ends early")
 
-// frameReader reads from the front; after an error everything reads as zero.
+// frameReader reads from the front; after an error, all reads return zero.
 type frameReader struct {
 	rest []byte
 	err  error
@@ -179,7 +179,7 @@ func (r *frameReader) push() (Message, error) {
 	return Push{ID: id, Ops: ops}, err
 }
 
-// opsBlock looks at the number of ops before it has them decoded.
+// opsBlock checks the number of ops before it decodes them.
 func (r *frameReader) opsBlock() ([]moveop.Op, error) {
 	if len(r.rest) > 0 {
 		if n, size := binary.Uvarint(r.rest[1:]); size > 0 && n > MaxFrameOps {
@@ -231,7 +231,7 @@ func (r *frameReader) number() int64 {
 	return int64(n)
 }
 
-// length reads a number that cannot be more than what is left.
+// length reads a number that must not exceed the bytes left.
 func (r *frameReader) length() int {
 	n := r.number()
 	if n > int64(len(r.rest)) {

@@ -37,7 +37,7 @@ type Error struct {
 	// sets its clock by it.
 	ServerTime int64 `json:"server_time,omitempty"`
 
-	cause error // what it wraps
+	cause error // the wrapped error
 }
 
 // NewError returns an Error that is retryable if its code is.
@@ -63,7 +63,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause of the error, if it has one that callers can test for.
 func (e *Error) Unwrap() error { return e.cause }
 
-// unknownType is the error for a message of a type that is none.
+// unknownType is the error for a message of an unknown type.
 func unknownType(name string) *Error {
 	e := NewError(CodeBadRequest, "%s %s", ErrUnknownType, name)
 	e.cause = ErrUnknownType
@@ -110,7 +110,7 @@ func SetRoute(r *http.Request, path string, names, values []string) {
 	for i, name := range names {
 		value := values[i]
 		if r.URL.RawPath != "" {
-			value, _ = url.PathUnescape(value) // net/url has looked at them
+			value, _ = url.PathUnescape(value) // net/url has validated them
 		}
 		r.SetPathValue(name, value)
 	}
@@ -130,7 +130,7 @@ func WriteError(w http.ResponseWriter, status int, e *Error) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the peer is gone if this fails; nobody is left to tell
+	_ = json.NewEncoder(w).Encode(body) // if this fails the peer is gone, with nobody left to tell
 }
 
 // ReadError returns the Error in the body of an HTTP response outside 2xx, a nack or not. It reads at most

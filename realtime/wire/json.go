@@ -62,7 +62,7 @@ func (jsonCodec) Decode(frame []byte) (Message, error) {
 	return decodeBody(kind, frame)
 }
 
-// peekType finds a message's type: at the front, where encoders usually put it, or by a full parse.
+// peekType finds a message's type: at the front, where encoders usually write it, or by a full parse.
 func peekType(frame []byte) (string, error) {
 	const prefix = `{"type":"`
 	if rest, ok := bytes.CutPrefix(frame, []byte(prefix)); ok {
@@ -86,7 +86,7 @@ func malformed(err error) *Error {
 	return NewError(CodeBadRequest, "malformed message: %.200s", err.Error())
 }
 
-// decoders maps a message's name to the reader of its JSON body.
+// decoders maps a message's name to the decoder of its JSON body.
 var decoders = map[string]func(body []byte) (Message, error){
 	"hello":       decodeAs[Hello],
 	"welcome":     decodeAs[Welcome],
@@ -129,8 +129,7 @@ func decodeErrorMessage(body []byte) (Message, error) {
 	return &msg, nil
 }
 
-// unmarshalText is unmarshal for what may be passed on to others, whose connections text that is not
-// UTF-8 would break.
+// unmarshalText is unmarshal for what may be passed on to others, whose connections invalid UTF-8 would break.
 func unmarshalText(body []byte, into any) error {
 	if !utf8.Valid(body) {
 		return errNotUTF8
@@ -140,8 +139,8 @@ func unmarshalText(body []byte, into any) error {
 
 var errNotUTF8 = errors.New("not UTF-8")
 
-// unmarshal reads a message by the exact names of its fields, all of which are in lower case: for
-// encoding/json the unknown field "ID" would be "id".
+// unmarshal matches fields by their exact names, all of which are lower case: encoding/json would accept the unknown
+// field "ID" as "id".
 func unmarshal(body []byte, into any) error {
 	if allLower(body) {
 		return json.Unmarshal(body, into)
@@ -153,15 +152,15 @@ func unmarshal(body []byte, into any) error {
 	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return !isLower([]byte(name)) })
 	var known bytes.Buffer
 	as := json.NewEncoder(&known)
-	as.SetEscapeHTML(false) // a presence state is passed on as it is, and is no longer for that
+	as.SetEscapeHTML(false) // so that a presence state is passed on unchanged and does not grow
 	if err := as.Encode(fields); err != nil {
 		return err
 	}
 	return json.Unmarshal(known.Bytes(), into)
 }
 
-// allLower reports whether the names of a message's members are in lower case and written without escapes.
-// What they hold may be large, and has names of its own.
+// allLower reports whether the names of a message's members are in lower case and written without escapes. It skips
+// their values, which may be large and have names of their own.
 func allLower(message []byte) bool {
 	depth := 0
 	for rest := message; len(rest) > 0; {
@@ -183,7 +182,7 @@ func allLower(message []byte) bool {
 	return true
 }
 
-// textLen is how far it is to the end of a JSON string.
+// textLen returns the length of rest up to the end of a JSON string.
 func textLen(rest []byte) int {
 	for n := 0; ; n++ {
 		end := bytes.IndexByte(rest[n:], '"')
@@ -206,12 +205,12 @@ func isLower(name []byte) bool {
 	return true
 }
 
-// pushJSON keeps the ops raw, so that a bad one is told from a bad message, and what is read apart from it.
+// pushJSON keeps the ops raw, so that a bad op is not taken for a bad message, and fields that are read separately.
 type pushJSON struct {
 	ID          json.RawMessage   `json:"id"`
 	Replica     json.RawMessage   `json:"replica"` // of POST …/ops only
 	Ops         []json.RawMessage `json:"ops"`
-	TraceParent json.RawMessage   `json:"traceparent"` // no fault of the push if it is not one
+	TraceParent json.RawMessage   `json:"traceparent"` // an invalid one does not invalidate the push
 }
 
 func decodePush(body []byte) (Message, error) {
@@ -225,7 +224,7 @@ func decodePush(body []byte) (Message, error) {
 	if wrong != nil {
 		return nil, wrong
 	}
-	if mistyped != nil { // the rest was read nevertheless
+	if mistyped != nil { // the rest was read all the same
 		return Push{ID: id}, malformed(err)
 	}
 	var parent string
@@ -236,7 +235,7 @@ func decodePush(body []byte) (Message, error) {
 	return Push{ID: id, Ops: ops, TraceParent: parent}, err
 }
 
-// id reads the push's id, which may be missing.
+// id returns the push's id, which may be missing.
 func (p pushJSON) id() (id string, err error) {
 	if p.ID == nil {
 		return "", nil
@@ -257,7 +256,7 @@ func checkPushID(id string) error {
 	if len(id) > maxPushID {
 		return NewError(CodeBadRequest, "the push id has %d bytes, the limit is %d", len(id), maxPushID)
 	}
-	if !utf8.ValidString(id) { // a nack could not bring it back
+	if !utf8.ValidString(id) { // a nack could not return it
 		return malformed(fmt.Errorf("id: %w", errNotUTF8))
 	}
 	return nil
@@ -273,7 +272,7 @@ func decodeOps(raw []json.RawMessage) ([]moveop.Op, error) {
 	return ops, nil
 }
 
-// badOp names the op by its timestamp where that much of it can be read.
+// badOp names the op by its timestamp if that can be read.
 func badOp(text []byte, err error) *Error {
 	e := NewError(CodeInvalidOp, "%.300s", err.Error())
 	var id struct {
@@ -304,7 +303,7 @@ func DecodePushRequest(body []byte) (req PushRequest, err error) {
 	return req, err
 }
 
-// presenceJSON has pointers to tell the two directions apart.
+// presenceJSON uses pointers to tell the two directions apart.
 type presenceJSON struct {
 	State   *json.RawMessage                     `json:"state,omitempty"`
 	Updates map[moveop.ReplicaID]json.RawMessage `json:"updates,omitempty"`
