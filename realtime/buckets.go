@@ -37,6 +37,7 @@ func (s *Server) getBucketOps(w http.ResponseWriter, r *http.Request, room strin
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	if err := s.streamSpan(r.Context(), room, span, json.NewEncoder(w)); err != nil {
 		panic(http.ErrAbortHandler) // the peer must not take the part for the whole

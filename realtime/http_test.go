@@ -156,6 +156,23 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// What a token was needed for stays in no cache.
+func TestAnswersAreNotStored(t *testing.T) {
+	t.Parallel()
+	s := setup(t, fast)
+	s.seed("plan", 3)
+	for _, path := range []string{"plan/ops", "plan/children", "plan/subtree", "plan/stats", "plan/buckets", "plan/buckets/ops", "nowhere/ops"} {
+		resp, err := s.http.Get(s.url("/v1/rooms/" + path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Cache-Control"); got != "no-store" {
+			t.Errorf("%s: %d with Cache-Control %q", path, resp.StatusCode, got)
+		}
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	s := setup(t, fast)

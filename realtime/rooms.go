@@ -108,6 +108,7 @@ func (s *Server) getOps(w http.ResponseWriter, r *http.Request, room string) {
 	}
 	to := max(after, min(after+int64(limit), at.Head))
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
 	lines := json.NewEncoder(w)
 	_ = lines.Encode(wire.OpsHeader{From: after + 1, To: to, Head: at.Head, Epoch: at.Epoch})
 	if err := s.streamOps(r.Context(), room, after, to, lines); err != nil {

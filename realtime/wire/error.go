@@ -123,6 +123,7 @@ func WriteError(w http.ResponseWriter, status int, e *Error) {
 	var body httpError
 	body.Error.Code, body.Error.Message, body.Error.Retryable = e.Code, e.Message, e.Retryable
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	if e.Retryable {
 		w.Header().Set("Retry-After", "1")
 	}
