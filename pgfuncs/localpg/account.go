@@ -19,15 +19,15 @@ import (
 	"syscall"
 )
 
-// account is the operating system user that the server's programs run as.
+// account is the operating system user that runs the server's programs.
 type account struct {
 	name     string
 	uid, gid int
-	drop     bool // whether this process is root and has to become it
-	shutOut  bool // whether it cannot get to the data directory by its path; see hand
+	drop     bool // this process is root and has to switch to the account
+	shutOut  bool // it cannot reach the data directory by its path; see hand
 }
 
-// accountFor is the account for the cluster at data: that of this process, unless it is root.
+// accountFor returns the account for the cluster at data: that of this process, unless it is root.
 func accountFor(data string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{uid: os.Geteuid(), gid: os.Getegid()}, nil
@@ -48,7 +48,7 @@ func accountFor(data string) (account, error) {
 	return dropTo(u)
 }
 
-// unprivileged picks who runs a new cluster for root.
+// unprivileged picks the account that runs a new cluster for root.
 func unprivileged() (account, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
@@ -82,7 +82,7 @@ func ownerOf(path string) (int, error) {
 	return int(info.Sys().(*syscall.Stat_t).Uid), nil
 }
 
-// command is a program to be run by the account, in a directory that is there for everybody.
+// command prepares a program to be run by the account, in a directory that is accessible to everybody.
 func (a account) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = "/"
@@ -95,7 +95,7 @@ func (a account) command(ctx context.Context, program string, args ...string) *e
 	return cmd
 }
 
-// environment is env without what would change how PostgreSQL behaves or talks.
+// environment returns env without variables that would change PostgreSQL's behaviour or language.
 func environment(env []string) []string {
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
 		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
@@ -103,11 +103,10 @@ func environment(env []string) []string {
 	return append(env, "LC_ALL=C")
 }
 
-// handed is the name under which a program finds a directory that hand gave it.
+// handed is the path at which a program finds the directory that hand passed to it.
 const handed = "/proc/self/fd/3"
 
-// nameOf is the name of a directory in the data directory for a program of the account that hand has
-// given it to.
+// nameOf returns the path of a directory in the data directory for a program of the account, to which hand passed it.
 func (a account) nameOf(dir string) string {
 	if a.shutOut {
 		return handed
@@ -115,9 +114,9 @@ func (a account) nameOf(dir string) string {
 	return dir
 }
 
-// hand opens a directory for a program and all its children where the account is shut out: root often has
-// temporary directories that nobody else may enter. A descriptor leads to the directory itself, past
-// what lies above it, and to nothing else. Close what it returns when the program has started.
+// hand passes a directory to a program and its children if the account cannot reach it by path: root often has
+// temporary directories that nobody else may enter. A descriptor leads to the directory itself, bypassing its parents,
+// and to nothing else. Close the result once the program has started.
 func (a account) hand(cmd *exec.Cmd, dir string) (io.Closer, error) {
 	if !a.shutOut {
 		return io.NopCloser(nil), nil
@@ -130,14 +129,13 @@ func (a account) hand(cmd *exec.Cmd, dir string) (io.Closer, error) {
 	return f, nil
 }
 
-// canHand reports whether the system has names for open descriptors that lead past closed parents.
+// canHand reports whether the system has paths for open descriptors that bypass inaccessible parents.
 func canHand() bool {
 	_, err := os.Stat("/proc/self/fd")
 	return runtime.GOOS == "linux" && err == nil
 }
 
-// makeDir makes a directory that only the account can enter. One that is there already may be
-// somebody else's, and is refused.
+// makeDir makes a directory that only the account can enter. It refuses an existing one, which may be somebody else's.
 func (a account) makeDir(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
@@ -159,7 +157,7 @@ func (a account) tempDir(ctx context.Context, pattern string) (string, error) {
 }
 
 func (a account) takeDir(path string) error {
-	// The owner last: afterwards the mode would be another user's to change.
+	// Owner last: after that, another user could change the mode.
 	if err := os.Chmod(path, 0o700); err != nil {
 		return err
 	}
@@ -172,8 +170,8 @@ func (a account) takeDir(path string) error {
 // firstClosed prints the first of its arguments that its user can neither enter nor run.
 const firstClosed = `for p do [ -x "$p" ] || { printf %s "$p"; exit 3; }; done`
 
-// reach checks that the account can enter (or run) path and all that leads to it. The kernel is
-// asked, not the mode bits: there are access lists and more.
+// reach checks that the account can enter (or run) path and all its parents. It asks the kernel rather than the mode
+// bits, because there are access lists and more.
 func (a account) reach(ctx context.Context, path string) error {
 	if !a.drop {
 		return nil

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// minMajor is the oldest major version that Canopy's functions install on.
+// minMajor is the oldest major version that supports Canopy's functions.
 const minMajor = 15
 
 // Version is a version of PostgreSQL, such as 15.18.
@@ -30,7 +30,7 @@ func (v Version) compare(o Version) int {
 	return v.Minor - o.Minor
 }
 
-// usualPlaces are patterns of the directories where the binaries are when PATH does not name them.
+// usualPlaces are patterns of directories to search for binaries that are not in PATH.
 var usualPlaces = []string{
 	"/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
 	"/usr/pgsql-*/bin",                   // Fedora, Red Hat: the PostgreSQL project's packages
@@ -52,17 +52,17 @@ type installation struct {
 
 func (i installation) program(name string) string { return filepath.Join(i.bin, name) }
 
-// finder looks for installations.
+// finder searches for installations.
 type finder struct {
 	path   string   // as $PATH
 	places []string // glob patterns
 }
 
-// find lists the usable installations, newest first; of equal ones that in the path comes first.
+// find lists the usable installations, newest first; among equal versions, those in the path come first.
 func (f finder) find(ctx context.Context, a account) []installation {
 	dirs := filepath.SplitList(f.path)
 	for _, pattern := range f.places {
-		matches, _ := filepath.Glob(pattern) // the patterns are constants, and are well formed
+		matches, _ := filepath.Glob(pattern) // the patterns are well-formed constants
 		dirs = append(dirs, matches...)
 	}
 	var found []installation
@@ -81,8 +81,8 @@ func (f finder) find(ctx context.Context, a account) []installation {
 	return found
 }
 
-// binOf is the directory that really holds dir's programs: Homebrew and Fedora put links to them in
-// PATH, and not always to all of them.
+// binOf returns the directory that really contains dir's programs: Homebrew and Fedora put links to them in PATH, not
+// always to all of them.
 func binOf(dir string) (string, error) {
 	if !filepath.IsAbs(dir) {
 		return "", fmt.Errorf("relative path %q", dir)
@@ -117,14 +117,14 @@ func inspect(ctx context.Context, a account, bin string) (installation, error) {
 	return installation{bin: bin, version: Version{Major: major, Minor: minor}}, nil
 }
 
-// choose is the installation for a cluster of the given major version, or for a new one if it is 0.
+// choose returns the installation for a cluster of the given major version, or for a new one if it is 0.
 func choose(ctx context.Context, a account, cfg Config, f finder, major int) (installation, error) {
 	if cfg.BinDir != "" {
 		return explicit(ctx, a, cfg.BinDir, major)
 	}
 	found := f.find(ctx, a)
 	if ctx.Err() != nil {
-		return installation{}, context.Cause(ctx) // not "none found", which would go and fetch
+		return installation{}, context.Cause(ctx) // not "none found", which would start a download
 	}
 	for _, inst := range found {
 		if major == 0 || inst.version.Major == major {
@@ -167,7 +167,7 @@ func versionError(need int, found ...installation) error {
 	return e
 }
 
-// clusterMajor is the major version of the cluster at data, or 0 if there is none.
+// clusterMajor returns the major version of the cluster at data, or 0 if there is none.
 func clusterMajor(data string) (int, error) {
 	text, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -4,5 +4,5 @@ package localpg
 
 import "syscall"
 
-// dieWithThread does nothing: what this process leaves behind, the next start stops.
+// dieWithThread does nothing: the next start stops what this process leaves running.
 func dieWithThread(*syscall.SysProcAttr) {}

@@ -14,8 +14,7 @@ import (
 	"syscall"
 )
 
-// marker is the content of the file that says that a directory is ours; its last word is the version
-// of the layout.
+// marker is the content of the file that marks a directory as ours; its last word is the version of the layout.
 const (
 	markerName = "canopy-postgres"
 	markerText = "Canopy made this directory and its PostgreSQL cluster. Layout 1\n"
@@ -29,13 +28,13 @@ const (
 )
 
 const (
-	// maxLog is the size from which on a start puts the log aside.
+	// maxLog is the size beyond which a start rotates the log.
 	maxLog = 8 << 20
-	// maxSocketPath is what every system's sockaddr_un takes: 103 bytes and a zero (Linux: 107).
+	// maxSocketPath is what fits into every system's sockaddr_un: 103 bytes and a zero (Linux: 107).
 	maxSocketPath = 103
 	// port only names the socket file: nothing listens on TCP.
 	port = "5432"
-	// tempSockets is the pattern of socket directories outside of the data directory.
+	// tempSockets is the pattern of socket directories outside the data directory.
 	tempSockets = "canopy-pg-*"
 )
 
@@ -45,8 +44,8 @@ type directory struct {
 	lock *os.File
 }
 
-// openDirectory locks the directory at path, making it if it is not there or empty. Anything else
-// that has no marker is refused before a byte of it is changed.
+// openDirectory locks the directory at path, and marks it as ours if it is missing or empty. Any other directory without
+// a marker is refused unchanged.
 func openDirectory(path string) (*directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -73,8 +72,8 @@ func openDirectory(path string) (*directory, error) {
 	return d, nil
 }
 
-// makeParents makes a directory and its parents where they are missing. Those that root makes let the
-// server's user through, whatever root's umask is.
+// makeParents makes a directory and its parents if missing. Those made by root let the server's user through, whatever
+// root's umask.
 func makeParents(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -94,7 +93,7 @@ func makeParents(path string) error {
 	return nil
 }
 
-// directoryMode lets the server's user through to its own directories, which root does not own.
+// directoryMode lets the server's user reach its own directories, which root does not own.
 func directoryMode() os.FileMode {
 	if os.Geteuid() == 0 {
 		return 0o711
@@ -102,8 +101,7 @@ func directoryMode() os.FileMode {
 	return 0o700
 }
 
-// isOurs reports whether the marker is there, and answers ErrForeign where the directory is neither
-// marked nor free.
+// isOurs reports whether the marker is present; the error is ErrForeign if the directory is neither marked nor free.
 func isOurs(path string) (bool, error) {
 	text, err := os.ReadFile(filepath.Join(path, markerName))
 	if err == nil && string(text) == markerText {
@@ -124,7 +122,7 @@ func isOurs(path string) (bool, error) {
 	return false, nil
 }
 
-// mark makes a free directory ours.
+// mark marks a free directory as ours.
 func (d *directory) mark() error {
 	ours, err := isOurs(d.path)
 	if err != nil || ours {
@@ -144,15 +142,14 @@ func (d *directory) join(name string) string { return filepath.Join(d.path, name
 
 func (d *directory) data() string { return d.join(dataName) }
 
-// close gives the lock back. Closing the file alone would not, while a process that is just being forked has
-// it open as well.
+// close releases the lock. Closing the file alone would not while a process being forked has it open too.
 func (d *directory) close() {
 	_ = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN)
 	_ = d.lock.Close()
 }
 
-// remove deletes the directory; the caller closes it. The marker goes when nothing but the lock is
-// left: were it gone earlier, a removal that was cut short could never be finished.
+// remove deletes the directory; the caller closes it. The marker goes last but for the lock: without it, an interrupted
+// removal could never be completed.
 func (d *directory) remove() error {
 	if err := d.removeSockets(); err != nil {
 		return err
@@ -172,8 +169,7 @@ func (d *directory) remove() error {
 	return errors.Join(os.Remove(d.join(markerName)), os.RemoveAll(d.path))
 }
 
-// lockFile opens and locks a file. The name is checked once it is locked, as whoever had it locked
-// may have deleted it.
+// lockFile opens and locks a file. It checks the name after locking, because the previous holder may have deleted it.
 func lockFile(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
@@ -199,7 +195,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 }
 
-// account is who runs the server's programs, and whether they get here by the directory's path.
+// account determines who runs the server's programs, and whether they can reach the directory by its path.
 func (d *directory) account(ctx context.Context) (account, error) {
 	a, err := accountFor(d.data())
 	if err != nil {
@@ -213,7 +209,7 @@ func (d *directory) account(ctx context.Context) (account, error) {
 	return a, err
 }
 
-// initialize makes the cluster, if there is none: beside its place, and renamed when it is complete.
+// initialize makes the cluster if there is none, under a temporary name until it is complete.
 func (d *directory) initialize(ctx context.Context, a account, inst installation, cfg Config) error {
 	if err := d.removeUnfinished(); err != nil {
 		return err
@@ -278,7 +274,7 @@ func (d *directory) openLog() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Where root runs somebody's cluster, that user must be able to run it again himself.
+	// If root runs somebody's cluster, that user must be able to run it again later.
 	owner, err := ownerOf(d.path)
 	if err == nil {
 		err = f.Chown(owner, -1)
@@ -290,9 +286,9 @@ func (d *directory) openLog() (*os.File, error) {
 	return f, nil
 }
 
-// makeSockets makes the directory for the socket: the data directory's own where the path fits and
-// leads there, else a temporary one, to which the own name then is a symbolic link. Again is the directory of
-// the last run of the same Server, whose URL must not change.
+// makeSockets makes the directory for the socket: in the data directory if the path fits and is accessible, otherwise a
+// temporary one, with a symbolic link to it in the data directory. again is the directory of the last run of the same
+// Server, whose URL must not change.
 func (d *directory) makeSockets(ctx context.Context, a account, again string) (string, error) {
 	if err := d.removeSockets(); err != nil {
 		return "", err
@@ -314,14 +310,13 @@ func (d *directory) makeSockets(ctx context.Context, a account, again string) (s
 	return temp, os.Symlink(temp, own)
 }
 
-// fitsSocket reports whether a socket in dir can be named: in an address, and in a connection URL,
-// which takes a comma for the start of another host.
+// fitsSocket reports whether a socket in dir can be named in an address, and in a connection URL, where a comma would
+// start another host.
 func fitsSocket(dir string) bool {
 	return len(dir)+len("/.s.PGSQL."+port) <= maxSocketPath && !strings.Contains(dir, ",")
 }
 
-// removeSockets removes the socket directory of this or of a crashed run. A temporary one loses
-// nothing but sockets.
+// removeSockets removes the socket directory of this or of a crashed run. From a temporary one it removes only sockets.
 func (d *directory) removeSockets() error {
 	own := d.join(socketName)
 	temp, err := os.Readlink(own)

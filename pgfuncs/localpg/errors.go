@@ -25,7 +25,7 @@ var (
 // somebody else, can meet it.
 type AccessError struct {
 	User string // the account that the server runs as
-	Path string // the first directory or file on the way that shuts it out
+	Path string // the first directory or file on the path that the account cannot access
 }
 
 func (e *AccessError) Error() string {
@@ -36,7 +36,7 @@ func (e *AccessError) Error() string {
 // VersionError tells that a cluster needs another major version than those at hand.
 type VersionError struct {
 	Need  int   // the major version that made the cluster
-	Found []int // the major versions at hand
+	Found []int // the major versions available
 }
 
 func (e *VersionError) Error() string {
@@ -47,7 +47,7 @@ func (e *VersionError) Error() string {
 type ProgramError struct {
 	Program string // "initdb" or "postgres"
 	Err     error  // how it ended
-	Output  string // the end of what it said
+	Output  string // the end of its output
 }
 
 func (e *ProgramError) Error() string {

@@ -15,13 +15,13 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// noRepository as Config.Repository switches fetching off.
+// noRepository as Config.Repository disables downloads.
 const noRepository = "none"
 
 // mavenCentral is where the binaries are published.
 const mavenCentral = "https://repo1.maven.org/maven2"
 
-// fetchable are the builds to fetch, by major version; a new cluster gets the default.
+// fetchable are the available builds by major version; a new cluster gets the default.
 var fetchable = map[int]embeddedpostgres.PostgresVersion{
 	15: embeddedpostgres.V15,
 	16: embeddedpostgres.V16,
@@ -31,8 +31,7 @@ var fetchable = map[int]embeddedpostgres.PostgresVersion{
 
 const defaultMajor = 17
 
-// fetch gets the binaries of a major version (0: of the default one) from the cache or from the
-// repository.
+// fetch gets the binaries of a major version (0: the default one) from the cache or the repository.
 func fetch(ctx context.Context, a account, cfg Config, major int) (installation, error) {
 	if cfg.Repository == noRepository {
 		return installation{}, ErrNoPostgres
@@ -69,7 +68,7 @@ func fetch(ctx context.Context, a account, cfg Config, major int) (installation,
 	return inspect(ctx, a, filepath.Join(dir, "bin"))
 }
 
-// awaitLock locks a file, after whoever has it locked.
+// awaitLock locks a file, waiting for the current holder.
 func awaitLock(ctx context.Context, path string) (*os.File, error) {
 	tick := time.NewTicker(10 * pollEvery)
 	defer tick.Stop()
@@ -86,8 +85,8 @@ func awaitLock(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// fetchInto downloads and unpacks beside dir, which it becomes when all of it is there. The caller
-// holds the cache's lock, so what it finds unfinished there is nobody's.
+// fetchInto downloads and unpacks beside dir, and renames the result to dir when it is complete. The caller holds the
+// cache's lock, so nobody is working on an unfinished download found there.
 func fetchInto(ctx context.Context, cfg Config, cache, dir string, version embeddedpostgres.PostgresVersion) error {
 	left, err := filepath.Glob(filepath.Join(cache, "fetch-*"))
 	if err != nil {
@@ -121,16 +120,16 @@ func fetchInto(ctx context.Context, cfg Config, cache, dir string, version embed
 	return os.RemoveAll(work)
 }
 
-// download has the library fetch and unpack the binaries, and nothing more: it knows the layout of
-// the repository, but its cluster could not run as root nor without a TCP port.
+// download lets the library fetch and unpack the binaries, and nothing more: it knows the layout of the repository, but
+// its cluster could not run as root, nor without a TCP port.
 //
-// The library offers the download only as the first step of a start. The runtime directory that it
-// is given here cannot be made once the binaries are there, because it lies below one of them; so its
-// start ends right behind the download, every time, before it has run any program.
+// The library offers the download only as the first step of a start. The runtime directory given to it here cannot be
+// created once the binaries exist, because its path lies below one of them; so the start always fails right after the
+// download, before it has run any program.
 //
-// The library knows no context. When ctx ends first, its download goes on in the background until
-// the repository hangs up; what it leaves behind the next fetch removes. And it leaves an empty log file
-// in the system's temporary directory, which cannot be told from that of another of its users.
+// The library takes no context. If ctx ends first, its download continues in the background until the repository hangs
+// up; the next fetch removes what it leaves behind. It also leaves an empty log file in the system's temporary directory,
+// which cannot be told from that of another user of the library.
 func download(ctx context.Context, repository, work string, version embeddedpostgres.PostgresVersion) error {
 	unpacked := filepath.Join(work, "unpacked")
 	config := embeddedpostgres.DefaultConfig().
@@ -156,8 +155,7 @@ func download(ctx context.Context, repository, work string, version embeddedpost
 	}
 }
 
-// readableToAll lets every user run what the owner can run, whatever the umask was: root's server
-// does not run as root.
+// readableToAll lets every user run what the owner can run, whatever the umask was: root's server does not run as root.
 func readableToAll(dir string) error {
 	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Type()&fs.ModeSymlink != 0 {

@@ -17,9 +17,8 @@ import (
 	"time"
 )
 
-// workingIn prints the processes whose working directory is its argument. A server and each of its
-// children work in the cluster. It has to run as the server's user: root in a container may not look
-// at what other users' processes do.
+// workingIn prints the processes whose working directory is its argument. That of a server and each of its children is
+// the cluster. It has to run as the server's user: root in a container may not inspect other users' processes.
 const workingIn = `for p in /proc/[0-9]*; do [ "$p/cwd" -ef "$1" ] && echo "${p#/proc/}"; done; :`
 
 // processesIn lists the server processes of the cluster at data.
@@ -50,8 +49,8 @@ func processesIn(ctx context.Context, a account, data string) ([]int, error) {
 	return pids, nil
 }
 
-// namedInState is processesIn for systems without /proc: the process that the state file names, if
-// it is a server.
+// namedInState is processesIn for systems without /proc: it returns the process that the state file names, if it is a
+// server.
 func namedInState(ctx context.Context, data string) ([]int, error) {
 	state, err := readState(data)
 	if err != nil || state.pid == 0 {
@@ -59,19 +58,19 @@ func namedInState(ctx context.Context, data string) ([]int, error) {
 	}
 	comm, err := exec.CommandContext(ctx, "ps", "-o", "comm=", "-p", strconv.Itoa(state.pid)).Output()
 	if err != nil || !isServer(string(comm)) {
-		return nil, nil // ps answers 1 when there is no such process
+		return nil, nil // ps exits with 1 if there is no such process
 	}
 	return []int{state.pid}, nil
 }
 
-// isServer tells a server from, say, a shell that somebody left standing in the cluster.
+// isServer tells a server from, say, a shell whose working directory is the cluster.
 func isServer(command string) bool {
 	name := filepath.Base(strings.TrimSpace(command))
 	return name == "postgres" || name == "postmaster"
 }
 
-// stopLeftovers stops what a run that died has left running in the cluster. The caller holds the
-// lock, so nobody else's Server is among it.
+// stopLeftovers stops what a crashed run has left running in the cluster. The caller holds the lock, so this cannot
+// include another Server's processes.
 func (d *directory) stopLeftovers(ctx context.Context, log *slog.Logger) error {
 	if _, err := os.Stat(d.data()); err != nil {
 		return nil
@@ -108,7 +107,7 @@ func (d *directory) stopLeftovers(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// harsher is the signal for processes that have been asked to go for so long.
+// harsher returns the signal for processes that have not ended after being asked for that long.
 func harsher(waited time.Duration) syscall.Signal {
 	switch {
 	case waited < 2*patience:
@@ -120,9 +119,8 @@ func harsher(waited time.Duration) syscall.Signal {
 	}
 }
 
-// signalLeftovers sends s to the server, which passes it on. Its children are only signalled
-// themselves where the server is gone, or by force; to a lone child SIGINT means no more than to
-// cancel its query, so it gets SIGQUIT.
+// signalLeftovers sends s to the server, which passes it on. It signals the children themselves only if the server is
+// gone, or with SIGKILL. A lone child gets SIGQUIT, because SIGINT would only cancel its query.
 func (d *directory) signalLeftovers(pids []int, s syscall.Signal) error {
 	state, err := readState(d.data())
 	if err != nil {
@@ -136,15 +134,14 @@ func (d *directory) signalLeftovers(pids []int, s syscall.Signal) error {
 		s = syscall.SIGQUIT
 	}
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, s) // gone in the meantime is as well
+		_ = syscall.Kill(pid, s) // it may be gone already
 	}
 	return nil
 }
 
-// clearUp does what a server that is gone would have done at its end, had it had one. It frees the
-// segment of shared memory, of which systems have but few. And where the process number in the state
-// file now belongs to something else, it removes the file: the next server would take that for its
-// predecessor. Otherwise the file stays, as the next server's own check may see what this one cannot.
+// clearUp does what a crashed server could not. It frees the segment of shared memory, which systems have few of. If the
+// process id in the state file now belongs to something else, it removes the file, because the next server would take
+// that process for its predecessor. Otherwise the file stays: the next server's own check may see what this one cannot.
 func (d *directory) clearUp(a account) error {
 	state, err := readState(d.data())
 	if err != nil || state.pid == 0 {

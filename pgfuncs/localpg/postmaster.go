@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// pollEvery is how often the server's state file, or a process, is looked at.
+	// pollEvery is how often the server's state file, or a process, is checked.
 	pollEvery = 10 * time.Millisecond
-	// patience is how long a signal is given before a harsher one.
+	// patience is how long to wait after a signal before sending a harsher one.
 	patience = 5 * time.Second
 )
 
@@ -30,10 +30,10 @@ type postmaster struct {
 	err  error         // how it ended; set before done is closed
 }
 
-// launch starts cmd on a thread of its own, which lives for as long as the process does (see "Ends
-// of life" in the package comment).
+// launch starts cmd on a thread of its own, which lives as long as the process (see "Ends of life" in the package
+// comment).
 func launch(cmd *exec.Cmd) (*postmaster, error) {
-	// Not in our process group: a Ctrl-C in the terminal is for us, who then stop it in order.
+	// Not in our process group: a Ctrl-C in the terminal should reach only us, and we then stop the server properly.
 	cmd.SysProcAttr.Setpgid = true
 	dieWithThread(cmd.SysProcAttr)
 	p := &postmaster{cmd: cmd, done: make(chan struct{})}
@@ -54,7 +54,7 @@ func launch(cmd *exec.Cmd) (*postmaster, error) {
 	return p, nil
 }
 
-// awaitReady waits until the server says in its state file that it takes connections.
+// awaitReady waits until the state file says that the server accepts connections.
 func (p *postmaster) awaitReady(ctx context.Context, data string) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -76,7 +76,7 @@ func (p *postmaster) awaitReady(ctx context.Context, data string) error {
 	}
 }
 
-// exit is how the process ended, once it has.
+// exit returns how the process ended, once it has.
 func (p *postmaster) exit() error {
 	if p.err != nil {
 		return p.err
@@ -84,8 +84,8 @@ func (p *postmaster) exit() error {
 	return errors.New("ended")
 }
 
-// stop shuts the server down: fast until ctx is done, then at once, then by force. It returns when
-// the process is gone.
+// stop shuts the server down: fast mode until ctx is done, then immediate mode, then SIGKILL. It returns when the
+// process is gone.
 func (p *postmaster) stop(ctx context.Context) {
 	p.signal(syscall.SIGINT)
 	select {
@@ -105,12 +105,12 @@ func (p *postmaster) stop(ctx context.Context) {
 	<-p.done
 }
 
-// signal ignores that the process may be gone: whoever signals looks at done next.
+// signal ignores that the process may be gone: callers check done next.
 func (p *postmaster) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// state is what a server says of itself in postmaster.pid.
+// state is what a server records about itself in postmaster.pid.
 type state struct {
-	pid     int // 0 when there is no such file, or none that can be read as one
+	pid     int // 0 if there is no such file, or no readable one
 	segment int // the id of its System V shared memory, or 0
 	ready   bool
 }

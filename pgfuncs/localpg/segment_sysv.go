@@ -4,8 +4,8 @@ package localpg
 
 import "golang.org/x/sys/unix"
 
-// freeSegment frees a segment of System V shared memory, and reports false if somebody is attached to
-// it. One that cannot be looked at, or is another user's, has been freed and its id given away.
+// freeSegment frees a segment of System V shared memory, and reports false if a process is attached to it. A segment that
+// cannot be inspected, or is another user's, has been freed and its id reused.
 func freeSegment(id, uid int) bool {
 	var desc unix.SysvShmDesc
 	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil || int(desc.Perm.Uid) != uid {

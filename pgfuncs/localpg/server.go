@@ -23,11 +23,11 @@ type Server struct {
 	cfg    Config
 	places finder
 
-	mu      sync.Mutex // guards all below; held through starts and stops
+	mu      sync.Mutex // guards the fields below; held during starts and stops
 	dir     *directory // nil while the server is stopped
 	account account
 	version Version
-	sockets string // kept over a restart, so that URLs stay good
+	sockets string // kept over a restart, so that URLs stay valid
 	process *postmaster
 }
 
@@ -42,7 +42,7 @@ func (s *Server) DatabaseURL(database string) string {
 }
 
 func connectionURL(sockets, database string) string {
-	// No '+' for a space: libpq and pgx take it for a plus sign.
+	// No '+' for a space: libpq and pgx read it as a plus sign.
 	query := strings.ReplaceAll(url.Values{"host": {sockets}, "port": {port}}.Encode(), "+", "%20")
 	u := url.URL{Scheme: "postgres", User: url.User(User), Path: "/" + database, RawQuery: query}
 	return u.String()
@@ -96,14 +96,14 @@ func (s *Server) ended() bool {
 	}
 }
 
-// release gives up the directory, in which nothing runs any more.
+// release gives up the directory, in which nothing is running any more.
 func (s *Server) release() {
-	_ = s.dir.removeSockets() // the next start does it again
+	_ = s.dir.removeSockets() // the next start tries again
 	s.dir.close()
 	s.dir = nil
 }
 
-// start brings the server up on the open directory.
+// start starts the server on the open directory.
 func (s *Server) start(ctx context.Context) error {
 	if err := s.dir.stopLeftovers(ctx, s.cfg.Logger); err != nil {
 		return err
@@ -127,7 +127,7 @@ func (s *Server) start(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes sure that there are binaries, and a cluster that they fit.
+// prepare makes sure that there are binaries and a cluster of their version.
 func (s *Server) prepare(ctx context.Context) (installation, error) {
 	var err error
 	if s.account, err = s.dir.account(ctx); err != nil {
@@ -144,7 +144,7 @@ func (s *Server) prepare(ctx context.Context) (installation, error) {
 	return inst, s.dir.initialize(ctx, s.account, inst, s.cfg)
 }
 
-// launch starts the server process and waits until it takes connections.
+// launch starts the server process and waits until it accepts connections.
 func (s *Server) launch(ctx context.Context, inst installation) error {
 	log, err := s.dir.openLog()
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Server) launch(ctx context.Context, inst installation) error {
 	return err
 }
 
-// arguments are those of the server process.
+// arguments returns those of the server process.
 func (s *Server) arguments() []string {
 	settings := map[string]string{
 		"listen_addresses":        "",
@@ -208,7 +208,7 @@ func (s *Server) arguments() []string {
 	return args
 }
 
-// tail is the end of what was written to the log from an offset on.
+// tail returns the end of what was written to the log since an offset.
 func tail(log io.ReaderAt, from int64) string {
 	const most = 4096
 	text, err := io.ReadAll(io.NewSectionReader(log, from, 1<<20))
@@ -218,7 +218,7 @@ func tail(log io.ReaderAt, from int64) string {
 	return string(text[max(0, len(text)-most):])
 }
 
-// makeDatabase makes the configured database if it is not there.
+// makeDatabase makes the configured database if it is missing.
 func (s *Server) makeDatabase(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, connectionURL(s.sockets, "postgres"))
 	if err != nil {
@@ -234,7 +234,7 @@ func (s *Server) makeDatabase(ctx context.Context) error {
 	return err
 }
 
-// halt stops a server that did not come up, with what patience is left.
+// halt stops a server that failed to start, in the time left.
 func (s *Server) halt(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
@@ -277,7 +277,7 @@ func (s *Server) Kill(ctx context.Context) error {
 	return nil
 }
 
-// killChildren kills what is left when the server process is gone.
+// killChildren kills processes left when the server process is gone.
 func (s *Server) killChildren(ctx context.Context) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()

@@ -19,28 +19,28 @@ import (
 	"github.com/canopysync/canopy/pgfuncs/localpg"
 )
 
-// stopTimeout is what a shutdown gets before it is made less polite.
+// stopTimeout is how long a fast shutdown may take.
 const stopTimeout = 10 * time.Second
 
 // shared is the cluster of the test process.
 var shared lazyCluster
 
-// lazyCluster is started by the first who needs it.
+// lazyCluster is started on first use.
 type lazyCluster struct {
-	mu      sync.Mutex // guards all below; held through the start
+	mu      sync.Mutex // guards the fields below; held during the start
 	started bool
 	cluster *cluster
 	err     error
 }
 
-// get is the cluster, or what kept it from starting: that is not tried again, as every test would
-// wait for the same answer.
+// get returns the cluster, or why it did not start. It does not try again, or every test would wait for the same
+// error.
 func (l *lazyCluster) get(ctx context.Context) (*cluster, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.started {
 		l.started = true
-		// The cluster outlives the test that happens to be the first.
+		// The cluster outlives the test that happens to be first.
 		l.cluster, l.err = startCluster(context.WithoutCancel(ctx))
 	}
 	return l.cluster, l.err
@@ -58,18 +58,18 @@ func (l *lazyCluster) stop(ctx context.Context) error {
 	return c.stop(ctx)
 }
 
-// cluster is a server with a template database for each kind of database asked for.
+// cluster is a server with a template database for each kind of database requested.
 type cluster struct {
 	dir    string
 	server *localpg.Server
 	admin  *pgxpool.Pool
 
-	mu        sync.Mutex // guards templates; held while one is made
+	mu        sync.Mutex // guards templates and names; held while a template is made
 	templates map[options]string
-	names     int // of databases made so far
+	names     int // number of databases made so far
 }
 
-// dirPattern is that of the clusters' directories. Whatever matches it is swept away some day.
+// dirPattern is the pattern of the clusters' directories. sweep removes whatever matches it.
 const dirPattern = "canopy-pgtest-*"
 
 func startCluster(ctx context.Context) (*cluster, error) {
@@ -90,7 +90,7 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	return c, nil
 }
 
-// stop removes the cluster from the face of the earth.
+// stop stops the server and removes all its files.
 func (c *cluster) stop(ctx context.Context) error {
 	if c.admin != nil {
 		c.admin.Close()
@@ -104,8 +104,8 @@ func stopAndRemove(ctx context.Context, server *localpg.Server, dir string) erro
 	return errors.Join(server.Stop(graceful), localpg.Remove(ctx, dir))
 }
 
-// sweep removes the directories of test processes that died. A young one may belong to a process that
-// has yet to lock it; an old one is locked if it is in use.
+// sweep removes the directories of test processes that died. A young one may belong to a process that has not locked it
+// yet; an old one is locked if it is in use.
 func sweep(ctx context.Context) {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPattern))
 	if err != nil {
@@ -113,7 +113,7 @@ func sweep(ctx context.Context) {
 	}
 	for _, dir := range dirs {
 		if info, err := os.Lstat(dir); err == nil && ownDir(info) && time.Since(info.ModTime()) > time.Minute {
-			_ = localpg.Remove(ctx, dir) // in use, or in the hands of another sweep
+			_ = localpg.Remove(ctx, dir) // an error means that it is in use, or that another sweep removes it
 		}
 	}
 }
@@ -138,7 +138,7 @@ func (c *cluster) clone(ctx context.Context, kind options) (string, error) {
 	return name, nil
 }
 
-// template is the template for databases of a kind, made on first use. The caller holds mu.
+// template returns the template for databases of a kind, made on first use. The caller holds mu.
 func (c *cluster) template(ctx context.Context, kind options) (string, error) {
 	if name, ok := c.templates[kind]; ok {
 		return name, nil
@@ -168,11 +168,11 @@ func (c *cluster) template(ctx context.Context, kind options) (string, error) {
 	return name, nil
 }
 
-// localeClause is what CREATE DATABASE takes for a collation.
+// localeClause returns the clause of CREATE DATABASE for a collation.
 func (c *cluster) localeClause(ctx context.Context, collation string) (string, error) {
 	switch collation {
 	case C:
-		return "", nil // the cluster's own
+		return "", nil // the cluster's default
 	case English:
 	default:
 		return "", fmt.Errorf("unknown collation %q", collation)
@@ -198,7 +198,7 @@ func (c *cluster) drop(ctx context.Context, name string) error {
 	return c.exec(ctx, "drop database %s with (force)", name)
 }
 
-// exec runs a statement on database names, which SQL does not take as arguments.
+// exec runs a statement with database names, which SQL does not accept as parameters.
 func (c *cluster) exec(ctx context.Context, format string, names ...any) error {
 	for i, name := range names {
 		names[i] = pgx.Identifier{name.(string)}.Sanitize()
