@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 	"unicode"
 
 	"github.com/canopysync/canopy/moveop"
@@ -50,20 +49,13 @@ func nodeName(id moveop.NodeID) string {
 // maxVisible is the length of a value, in characters, from which on it is cut.
 const maxVisible = 120
 
-// visible is text that cannot do anything to a terminal.
+// visible is text that cannot do anything to a terminal, and no longer than maxVisible.
 func visible(s string) string {
-	var b strings.Builder
 	n := 0
-	for _, r := range s {
+	for end := range s {
 		if n++; n > maxVisible {
-			b.WriteString("…")
-			break
-		}
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			fmt.Fprintf(&b, `\u%04x`, r)
+			return escape(s[:end], unicode.IsPrint) + "…"
 		}
 	}
-	return b.String()
+	return escape(s, unicode.IsPrint)
 }

@@ -53,12 +53,17 @@ const lines = "\n\t"
 
 // inert is text without control characters but those to keep.
 func inert(text, keep string) string {
+	return escape(text, func(r rune) bool { return !unicode.IsControl(r) || strings.ContainsRune(keep, r) })
+}
+
+// escape is text with escapes in place of the characters that are not to be shown.
+func escape(text string, shown func(rune) bool) string {
 	var b strings.Builder
 	for _, r := range text {
-		if unicode.IsControl(r) && !strings.ContainsRune(keep, r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
-		} else {
+		if shown(r) {
 			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
 		}
 	}
 	return b.String()
